@@ -1,0 +1,53 @@
+"""The recipe: everything that defines a run."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from falcon_unlearn.config.base import Settings
+from falcon_unlearn.config.data import DataSettings
+from falcon_unlearn.config.evaluation import EvaluationSettings
+from falcon_unlearn.config.model import ModelSettings
+from falcon_unlearn.config.objective import ObjectiveSettings
+from falcon_unlearn.config.runtime import RuntimeSettings
+from falcon_unlearn.config.selection import SelectionSettings
+from falcon_unlearn.config.train import TrainSettings
+
+METHODS = ("falcon",)
+
+
+class Recipe(Settings):
+    """Hold all settings of one run."""
+
+    version: Literal[1] = 1
+    """Version of this file format."""
+    method: Literal["falcon"] = "falcon"
+    """Unlearning method."""
+    seed: int = Field(default=0, ge=0, le=2**31 - 1)
+    """One seed for Python, NumPy, torch, data order and targets."""
+    model: ModelSettings
+    """The model."""
+    data: DataSettings
+    """The corpora."""
+    selection: SelectionSettings = Field(default_factory=SelectionSettings)
+    """Step 1."""
+    objective: ObjectiveSettings = Field(default_factory=ObjectiveSettings)
+    """Step 2."""
+    train: TrainSettings = Field(default_factory=TrainSettings)
+    """Step 3."""
+    evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings)
+    """Measurements."""
+    runtime: RuntimeSettings = Field(default_factory=RuntimeSettings)
+    """Resources."""
+
+    @model_validator(mode="after")
+    def _window_fits(self) -> Recipe:
+        layer = self.selection.layer
+        if layer is not None and layer + 1 < self.train.layers:
+            raise ValueError(
+                f"selection.layer={layer} leaves room for {layer + 1} trained blocks, "
+                f"train.layers asks for {self.train.layers}"
+            )
+        return self

@@ -1,0 +1,18 @@
+"""How to run: nothing here changes what is computed beyond rounding."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from falcon_unlearn.config.base import Settings
+
+
+class RuntimeSettings(Settings):
+    """Set device and resources."""
+
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
+    """auto, cpu, mps, cuda or cuda:N."""
+    threads: int | None = Field(default=None, ge=1)
+    """Processor threads; None leaves the library's choice."""
+    cache_batch_tokens: int = Field(default=4096, ge=64)
+    """Tokens per forward pass while states are cached."""

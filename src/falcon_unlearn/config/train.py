@@ -1,0 +1,49 @@
+"""Step 3: which tensors move, and how."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from falcon_unlearn.config.base import Settings
+
+
+class TrainSettings(Settings):
+    """Set the update of the chosen parameters."""
+
+    steps: int = Field(default=60, ge=1)
+    """Optimisation steps."""
+    batch_size: int = Field(default=8, ge=1)
+    """Forget samples and retain samples per step; domains rotate."""
+    layers: int = Field(default=3, ge=1)
+    """Trained blocks, ending at the loss layer."""
+    modules: tuple[str, ...] = ("mlp.down",)
+    """Roles of the trained matrices: mlp.down, mlp.up, mlp.gate, attention.output, attention.query ..."""
+    optimizer: Literal["adamw", "sgd", "sign_momentum", "sophia_reference"] = "adamw"
+    """AdamW, plain SGD, sign of the momentum, or the released code's Sophia variant."""
+    learning_rate: float | Literal["auto"] = "auto"
+    """`auto` scales with the trained weights: relative_step times their root mean square."""
+    relative_step: float = Field(default=0.01, gt=0, le=1)
+    """Size of one Adam step relative to the root mean square of the trained weights, for `auto`."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Decoupled weight decay."""
+    warmup_steps: int = Field(default=0, ge=0)
+    """Linear warm-up."""
+    compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Dtype of the window's matrix products; `auto` measures which is faster here. Masters are float32."""
+    store_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Dtype of the cached states; `auto` follows compute_dtype."""
+    maximum_retain_drift: float | None = Field(default=None, gt=0, le=2)
+    """Utility budget: stop, and go back to the last step inside it, when the mean cosine distance of retain
+    states exceeds this."""
+    divergence_factor: float = Field(default=20.0, gt=1)
+    """Stop as diverged when forget activations grow beyond this many times their initial norm."""
+
+    @model_validator(mode="after")
+    def _positive_rate(self) -> TrainSettings:
+        if isinstance(self.learning_rate, float) and self.learning_rate <= 0:
+            raise ValueError(f"learning_rate must be positive or `auto`, got {self.learning_rate}")
+        if not self.modules:
+            raise ValueError("modules is empty: nothing would be trained")
+        return self

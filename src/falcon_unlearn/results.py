@@ -1,0 +1,300 @@
+"""Versioned records that every stage writes. The report, the card and `--json` read only these."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA_VERSION = 1
+
+
+class Record(BaseModel):
+    """Refuse unknown fields and later changes, so that a result file means one thing."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+
+
+class CorpusCount(Record):
+    """Count what became of one corpus."""
+
+    name: str
+    role: Literal["forget", "retain"]
+    source: str
+    """File name or data set id, never an absolute path."""
+    sha256: str
+    """Hash of the loaded texts in file order."""
+    read: int
+    too_short: int
+    cut: int
+    """Examples shortened to the maximum length."""
+    duplicates: int
+    overlapping: int
+    """Retain examples found in a forget set."""
+    training: int
+    held_out: int
+    tokens: int
+    """Training tokens."""
+
+
+class DataResult(Record):
+    """Record the data stage."""
+
+    version: int = SCHEMA_VERSION
+    corpora: list[CorpusCount]
+    warnings: list[str] = Field(default_factory=list)
+
+
+class LayerValue(Record):
+    """Score one layer."""
+
+    layer: int
+    value: float
+    """Nats, or a cosine for the gradient-conflict estimator."""
+    low: float
+    high: float
+    null_mean: float | None = None
+    null_low: float | None = None
+    null_high: float | None = None
+    components: int | None = None
+    probability_best: float
+    """Share of bootstrap resamples in which this layer is the best candidate."""
+    candidate: bool
+    flags: list[str] = Field(default_factory=list)
+
+
+class SelectionResult(Record):
+    """Record step 1."""
+
+    version: int = SCHEMA_VERSION
+    estimator: str
+    unit: Literal["nats", "cosine", "none"]
+    layer: int
+    """The chosen loss layer, 0-based."""
+    best_layer: int
+    """The bare optimum among the candidates."""
+    fixed: bool
+    """True when the user fixed the layer; then `layers` is empty."""
+    rule: str
+    rank_stability: float | None = None
+    """Mean Spearman correlation of bootstrap rankings with the ranking shown."""
+    layers: list[LayerValue] = Field(default_factory=list)
+    samples: dict[str, int] = Field(default_factory=dict)
+    pooling: str = ""
+    eta: float = 0.0
+    explanation: str = ""
+    """One paragraph for people: why this layer."""
+    seconds_forward: float = 0.0
+    seconds_estimator: float = 0.0
+
+
+class TensorChange(Record):
+    """Describe how one tensor changed."""
+
+    name: str
+    shape: list[int]
+    norm_before: float
+    norm_change: float
+    """Frobenius norm of the difference."""
+    relative_change: float
+    largest_change: float
+
+
+class TrainingResult(Record):
+    """Record steps 2 and 3."""
+
+    version: int = SCHEMA_VERSION
+    method: str
+    status: Literal["completed", "stopped_on_budget"]
+    steps_planned: int
+    steps_done: int
+    kept_step: int
+    """Step whose parameters were kept."""
+    window: tuple[int, int]
+    """First and last block executed, 0-based, inclusive."""
+    trained: list[str]
+    trained_parameters: int
+    total_parameters: int
+    learning_rate: float
+    compute_dtype: str
+    history: list[dict[str, float]]
+    """One row per step: step, domain, forget_loss, retain_loss, conflict_share, cosine:<tensor>,
+    forget_norm, retain_norm, sink_norm, retain_drift, learning_rate, seconds."""
+    domains: list[str]
+    """Index used in the `domain` column of the history."""
+    changes: list[TensorChange]
+    seconds_cache: float
+    seconds_train: float
+    cached_tokens: int
+    cache_bytes: int
+    peak_memory_bytes: int
+    """Peak resident memory of the process."""
+    flops: dict[str, float] = Field(default_factory=dict)
+    """FLOP by part: cache, train."""
+
+
+class Metric(Record):
+    """State one number with its interval."""
+
+    name: str
+    """accuracy_text, accuracy_letter, letter_mass, accuracy_generation, perplexity, divergence,
+    answer_probability, rouge_l, extraction_strength, exact_memorisation."""
+    value: float
+    low: float
+    high: float
+    interval: Literal["wilson", "bootstrap"]
+    unit: Literal["share", "per token", "nats per token", "ratio"]
+    chance: float | None = None
+    desired: Literal["lower", "unchanged", "higher"]
+    num_items: int
+
+
+class GenerationSample(Record):
+    """Keep one generation for the report."""
+
+    prompt: str
+    completion: str
+    expected: str
+    correct: bool
+
+
+class EvaluationItem(Record):
+    """Keep one scored item."""
+
+    id: str
+    cluster: str = ""
+    metric: str
+    value: float
+
+
+class SetResult(Record):
+    """Record all metrics of one evaluation set."""
+
+    name: str
+    role: Literal["forget", "neighbour", "retain", "general"]
+    kind: Literal["choice", "generation", "perplexity", "divergence", "answer"]
+    num_items: int
+    metrics: list[Metric]
+    samples: list[GenerationSample] = Field(default_factory=list)
+    items: list[EvaluationItem] = Field(default_factory=list)
+
+
+class EvaluationResult(Record):
+    """Record one evaluation of one model."""
+
+    version: int = SCHEMA_VERSION
+    label: Literal["before", "after", "single"]
+    model: str
+    sets: list[SetResult]
+    skipped: list[str] = Field(default_factory=list)
+    """Metrics that were not computed, each with the reason."""
+    seconds: float
+
+
+class EnvironmentResult(Record):
+    """Record the machine and the versions."""
+
+    version: int = SCHEMA_VERSION
+    python: str
+    platform: str
+    packages: dict[str, str]
+    processor: str
+    cores: int
+    threads: int
+    memory_bytes: int
+    device: str
+    seed: int | None = None
+    started: str
+    """UTC time, ISO 8601."""
+
+
+class FileHash(Record):
+    """Identify one file of the output."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+class Manifest(Record):
+    """Close a run folder; written last, so a folder without it is not finished."""
+
+    version: int = SCHEMA_VERSION
+    package_version: str
+    fingerprint: str
+    """Hash of the resolved recipe, the data, the weights and the code version."""
+    base_model: str
+    base_weights_sha256: dict[str, str]
+    files: list[FileHash]
+    command: str
+    """A command that repeats the run."""
+    seconds: dict[str, float]
+    """Wall time by stage."""
+
+
+def comparison_rows(before: EvaluationResult, after: EvaluationResult) -> list[dict[str, Any]]:
+    """Pair the metrics of two evaluations, in the order of `before`: set, role, metric, before, after."""
+    later = {(s.name, m.name): m for s in after.sets for m in s.metrics}
+    return [
+        {"set": s.name, "role": s.role, "before": m, "after": later[s.name, m.name]}
+        for s in before.sets
+        for m in s.metrics
+        if (s.name, m.name) in later
+    ]
+
+
+class CoverageRow(Record):
+    """Say how one kind of block part was recognised."""
+
+    role: str
+    """mlp.down, mlp.up, mlp.gate, attention.query, attention.output ..."""
+    pattern: str
+    """Parameter name with {layer} for the block index."""
+    blocks: int
+    """Number of blocks in which it was found."""
+    shape: list[int]
+
+
+class PlanResult(Record):
+    """Say what a run would do; made without loading weights."""
+
+    version: int = SCHEMA_VERSION
+    model: str
+    architecture: str
+    blocks: int
+    hidden_size: int
+    total_parameters: int
+    coverage: list[CoverageRow]
+    layer: int | None
+    """None while the selection has not run; then the window below is the costliest candidate."""
+    window: tuple[int, int]
+    trained: list[str]
+    trained_parameters: int
+    steps: int
+    batch_size: int
+    memory_bytes: dict[str, int]
+    """Predicted peak by part, and `total`."""
+    disk_bytes: dict[str, int]
+    """`store` while running, `output` afterwards."""
+    flops: dict[str, float]
+    """selection, cache, train, evaluation."""
+    seconds: dict[str, float]
+    """Estimate from the measured matrix-product speed of this machine."""
+    metrics: list[str]
+    not_computed: list[str]
+    """Metrics that will be missing, each with the reason."""
+    warnings: list[str] = Field(default_factory=list)
+
+
+class RunSummary(Record):
+    """Point to everything a finished run produced."""
+
+    version: int = SCHEMA_VERSION
+    output: str
+    report: str | None
+    data: DataResult
+    selection: SelectionResult
+    training: TrainingResult
+    before: EvaluationResult | None
+    after: EvaluationResult | None
+    seconds: dict[str, float]
