@@ -1,0 +1,1 @@
+"""The command line: parse, choose a sink, call the pipeline lazily, turn failures into exit codes."""

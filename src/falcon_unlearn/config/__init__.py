@@ -1,0 +1,1 @@
+"""Settings: declared once, merged from files, environment and flags, explained in words."""

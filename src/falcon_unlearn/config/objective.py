@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from falcon_unlearn.config.base import Settings
 
@@ -14,8 +14,8 @@ class OffsetSettings(Settings):
 
     mode: Literal["paper", "reference"] = "paper"
     """`paper`: eq. 8; `reference`: what the released code computes."""
-    granularity: Literal["domain", "batch", "sample", "token"] = "sample"
-    """How many targets: one per domain, batch, sample or token."""
+    granularity: Literal["auto", "domain", "batch", "sample", "token"] = "auto"
+    """How many targets: one per domain, batch, sample or token; `auto` is sample, in `reference` mode batch."""
     directions: int = Field(default=16, ge=1)
     """K, the number of principal directions to avoid (`reference` takes min(1000, rank) when set to 1000)."""
     suppression: float = 1.0
@@ -30,7 +30,23 @@ class OffsetSettings(Settings):
     exclude_sinks: bool = True
     """Leave attention sinks out of the principal directions and of the forget loss."""
     sink_factor: float = Field(default=5.0, gt=1)
-    """A token is a sink when its norm exceeds this many times the median norm."""
+    """A token is a sink when its norm exceeds this many times the median norm of its sequence."""
+
+    @property
+    def resolved_granularity(self) -> Literal["domain", "batch", "sample", "token"]:
+        """Return the granularity with `auto` decided."""
+        if self.granularity == "auto":
+            return "batch" if self.mode == "reference" else "sample"
+        return self.granularity
+
+    @model_validator(mode="after")
+    def _reference_has_one_target(self) -> OffsetSettings:
+        if self.mode == "reference" and self.granularity in ("sample", "token", "domain"):
+            raise ValueError(
+                f"granularity {self.granularity!r} does not exist in reference mode: its start vector is fixed, "
+                "so there is one target per batch; use auto or batch"
+            )
+        return self
 
 
 class ConflictSettings(Settings):

@@ -1,0 +1,1 @@
+"""Measure what a model knows, with intervals: questions, generations, perplexity, divergence."""

@@ -1,0 +1,163 @@
+"""Fill the stores that replace the second model, and pool states of all layers for the selection.
+
+Legend: B batch, L tokens, D hidden, N samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from falcon_unlearn.activations.store import ActivationStore, mask_from_lengths
+from falcon_unlearn.models.engine import BlockEngine, blocks_in_dtype
+
+ProgressCallback = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class CachedStates:
+    """Hold what training needs of one corpus: states entering the window and frozen states leaving it."""
+
+    inputs: ActivationStore
+    outputs: ActivationStore
+
+    @property
+    def num_bytes(self) -> int:
+        """Return the size on disk in bytes."""
+        return self.inputs.num_bytes + self.outputs.num_bytes
+
+
+def batches_by_length(lengths: Sequence[int], maximum_tokens: int) -> Iterator[list[int]]:
+    """Group sample indices of similar length so that a padded batch holds at most `maximum_tokens` tokens."""
+    batch: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        if batch and lengths[batch[0]] * (len(batch) + 1) > maximum_tokens:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+def pad_token_ids(samples: Sequence[Sequence[int]], indices: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return right-padded token ids and their mask, both B x L. Padding is 0 and always masked."""
+    lengths = [len(samples[i]) for i in indices]
+    ids_BL = torch.zeros((len(indices), max(lengths)), dtype=torch.long)
+    for row, index in enumerate(indices):
+        ids_BL[row, : lengths[row]] = torch.tensor(samples[index], dtype=torch.long)
+    return ids_BL.to(device), mask_from_lengths(lengths).to(device)
+
+
+@torch.no_grad()
+def cache_states(
+    engine: BlockEngine,
+    samples: Sequence[Sequence[int]],
+    window: tuple[int, int],
+    folder: Path,
+    name: str,
+    *,
+    compute_dtype: torch.dtype,
+    store_dtype: torch.dtype,
+    batch_tokens: int,
+    progress: ProgressCallback,
+) -> CachedStates:
+    """Run every sample once up to the loss layer and keep two of its states.
+
+    Args:
+        engine: The engine over the unchanged model.
+        samples: Token ids of each sample.
+        window: First and last block, inclusive.
+        folder: Existing folder for the two files.
+        name: Stem of their names.
+        compute_dtype: Dtype in which the window runs; must be that of training, so that step 0 has no drift.
+        store_dtype: Dtype on disk.
+        batch_tokens: Padded tokens per forward pass.
+        progress: Receives samples done and in total.
+    """
+    first, last = window
+    lengths = [len(sample) for sample in samples]
+    hidden = engine.structure.hidden_size
+    stores = CachedStates(
+        ActivationStore(folder / f"{name}.inputs", lengths, hidden, store_dtype),
+        ActivationStore(folder / f"{name}.outputs", lengths, hidden, store_dtype),
+    )
+    done = 0
+    with blocks_in_dtype(engine, first, last, compute_dtype):
+        for batch in batches_by_length(lengths, batch_tokens):
+            ids_BL, _ = pad_token_ids(samples, batch, engine.device)
+            entering_BLD = engine.embed(ids_BL)
+            if first > 0:
+                entering_BLD = engine.run(entering_BLD, 0, first - 1)
+            # Training reads the stored values, so the frozen outputs must come from the stored, rounded inputs.
+            entering_BLD = entering_BLD.to(store_dtype).to(compute_dtype)
+            leaving_BLD = engine.run(entering_BLD, first, last)
+            for row, index in enumerate(batch):
+                stores.inputs.write(index, entering_BLD[row, : lengths[index]])
+                stores.outputs.write(index, leaving_BLD[row, : lengths[index]])
+            done += len(batch)
+            progress(done, len(samples))
+    return stores
+
+
+@torch.no_grad()
+def pool_all_layers(
+    engine: BlockEngine,
+    samples: Sequence[Sequence[int]],
+    *,
+    pooling: str,
+    sink_factor: float,
+    batch_tokens: int,
+    progress: ProgressCallback,
+) -> Tensor:
+    """Pool the output of every block over tokens, in one pass that holds one batch at a time.
+
+    Args:
+        engine: The engine.
+        samples: Token ids of each sample.
+        pooling: `last` token, or `mean` over the tokens that are not attention sinks.
+        sink_factor: A token is a sink when its norm exceeds this many times its sequence's median norm.
+        batch_tokens: Padded tokens per forward pass.
+        progress: Receives samples done and in total.
+
+    Returns:
+        Blocks x N x D in float32 on the processor.
+    """
+    lengths = [len(sample) for sample in samples]
+    num_blocks = engine.structure.num_blocks
+    pooled = torch.empty(num_blocks, len(samples), engine.structure.hidden_size)
+    done = 0
+    for batch in batches_by_length(lengths, batch_tokens):
+        ids_BL, mask_BL = pad_token_ids(samples, batch, engine.device)
+
+        def keep(layer: int, states_BLD: Tensor, batch: list[int] = batch, mask_BL: Tensor = mask_BL) -> None:
+            pooled[layer, batch] = pool_tokens(states_BLD, mask_BL, pooling, sink_factor).float().cpu()
+
+        with engine.observe(keep):
+            engine.run(engine.embed(ids_BL), 0, num_blocks - 1)
+        done += len(batch)
+        progress(done, len(samples))
+    return pooled
+
+
+def pool_tokens(states_BLD: Tensor, mask_BL: Tensor, pooling: str, sink_factor: float) -> Tensor:
+    """Return one state per sequence, B x D: that of the last token, or the mean without sinks (float32)."""
+    if pooling == "last":
+        last_B = mask_BL.sum(1) - 1
+        return states_BLD[torch.arange(len(states_BLD), device=states_BLD.device), last_B]
+    kept_BL = (mask_BL.bool() & ~sink_tokens(states_BLD, mask_BL, sink_factor)).float()
+    return (states_BLD.float() * kept_BL[..., None]).sum(1) / kept_BL.sum(1, keepdim=True).clamp_min(1)
+
+
+def sink_tokens(states_BLD: Tensor, mask_BL: Tensor, sink_factor: float) -> Tensor:
+    """Mark attention sinks: tokens whose norm exceeds `sink_factor` times the median norm of their sequence.
+
+    Returns:
+        Boolean B x L, False on padding.
+    """
+    norms_BL = states_BLD.float().norm(dim=-1).masked_fill(mask_BL == 0, float("nan"))
+    median_B1 = norms_BL.nanmedian(dim=1, keepdim=True).values
+    return (norms_BL > sink_factor * median_B1) & mask_BL.bool()

@@ -1,0 +1,64 @@
+"""Keep hidden states of many samples in one memory-mapped file per kind, unpadded.
+
+Legend: N samples, L tokens of one sample, T tokens of all samples, D hidden.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from falcon_unlearn.errors import PrerequisiteError
+
+
+class ActivationStore:
+    """Hold states of N samples as T x D on disk; only the rows asked for are read."""
+
+    def __init__(self, path: Path, lengths: Sequence[int], hidden_size: int, dtype: torch.dtype) -> None:
+        """Create the file at its full size.
+
+        Raises:
+            PrerequisiteError: The disk has too little free space; says how many bytes are needed.
+        """
+        self.lengths = tuple(lengths)
+        self.offsets = tuple(torch.tensor([0, *self.lengths]).cumsum(0).tolist())
+        self.num_bytes = self.offsets[-1] * hidden_size * dtype.itemsize
+        free = shutil.disk_usage(path.parent).free
+        if self.num_bytes > free:
+            raise PrerequisiteError(
+                f"the cached states need {self.num_bytes / 2**30:.2f} GiB, {free / 2**30:.2f} GiB are free",
+                hint="Free disk space, lower data.maximum_tokens or set `limit` on the corpora.",
+            )
+        # One flat shared mapping: torch reads bfloat16 from it, which NumPy's memmap cannot.
+        self._states: Tensor = torch.from_file(
+            str(path), shared=True, size=max(1, self.offsets[-1] * hidden_size), dtype=dtype
+        )[: self.offsets[-1] * hidden_size].view(-1, hidden_size)
+
+    def __len__(self) -> int:
+        """Return N."""
+        return len(self.lengths)
+
+    def write(self, index: int, states_LD: Tensor) -> None:
+        """Store the states of sample `index`, L x D."""
+        self._states[self.offsets[index] : self.offsets[index + 1]] = states_LD.to(self._states.dtype)
+
+    def read(self, index: int) -> Tensor:
+        """Return the states of sample `index`, L x D, as a view of the file."""
+        return self._states[self.offsets[index] : self.offsets[index + 1]]
+
+    def batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Return right-padded states B x L x D and their mask B x L."""
+        lengths = [self.lengths[i] for i in indices]
+        states_BLD = self._states.new_zeros((len(indices), max(lengths), self._states.shape[1]))
+        for row, index in enumerate(indices):
+            states_BLD[row, : lengths[row]] = self.read(index)
+        return states_BLD, mask_from_lengths(lengths)
+
+
+def mask_from_lengths(lengths: Sequence[int]) -> Tensor:
+    """Return the right-padding mask of B sequences, B x L, 1 for real tokens."""
+    return (torch.arange(max(lengths))[None, :] < torch.tensor(lengths)[:, None]).long()

@@ -1,0 +1,49 @@
+"""The command `demo`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from falcon_unlearn.cli.invocation import invocation
+from falcon_unlearn.cli.options import DEFAULT_DISPLAY, DisplayOptions
+
+DEFAULT_OUTPUT = "falcon-demo"
+
+
+def demo(
+    *,
+    output: Annotated[
+        Path | None,
+        Parameter(
+            name=["--output", "--output-dir", "-o"],
+            metavar="DIR",
+            help=f"New folder for the result; otherwise {DEFAULT_OUTPUT}, or {DEFAULT_OUTPUT}-2 and so on.",
+        ),
+    ] = None,
+    seed: Annotated[int, Parameter(metavar="N", help="Seed of everything random.")] = 0,
+    display: DisplayOptions = DEFAULT_DISPLAY,
+) -> None:
+    """Run the demonstration."""
+    from falcon_unlearn.cli.console import print_result
+    from falcon_unlearn.cli.tables import show_run
+    from falcon_unlearn.runs import check_output
+
+    target = output if output is not None else free_folder(Path(DEFAULT_OUTPUT))
+    check_output(target)
+    with display.progress() as sink:
+        from falcon_unlearn.demo.run import run_demo
+
+        summary = run_demo(target, seed=seed, sink=sink, command=invocation())
+    print_result(summary, show_run, as_json=display.json)
+
+
+def free_folder(base: Path) -> Path:
+    """Return `base`, or `base-2`, `base-3` ... : the first that does not exist."""
+    candidate, number = base, 1
+    while candidate.exists() or candidate.is_symlink():
+        number += 1
+        candidate = base.with_name(f"{base.name}-{number}")
+    return candidate

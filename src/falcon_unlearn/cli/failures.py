@@ -1,0 +1,112 @@
+"""The one boundary where exceptions become words and exit codes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
+
+from falcon_unlearn.cli.terminal import clean
+from falcon_unlearn.errors import FalconError
+
+UNEXPECTED = 1
+USAGE = 2
+INTERRUPTED = 130
+BROKEN_PIPE = 141
+TERMINATED = 143
+
+
+class Terminated(BaseException):
+    """Unwind the stack on SIGTERM, so that staging folders and locks are removed."""
+
+
+def run_guarded(action: Callable[[], object]) -> int:
+    """Run `action` and return an exit code; every failure is told on standard error.
+
+    `FALCON_DEBUG=1` adds the traceback.
+    """
+    try:
+        with _terminable():
+            action()
+            sys.stdout.flush()
+    except FalconError as error:
+        _tell(error.message, error.hint)
+        return _finish(error, error.exit_code)
+    except KeyboardInterrupt as error:
+        _tell("interrupted; nothing half-written was left", None)
+        return _finish(error, INTERRUPTED)
+    except Terminated as error:
+        _tell("terminated; nothing half-written was left", None)
+        return _finish(error, TERMINATED)
+    except BrokenPipeError:
+        # The reader of our output went away; Python would complain again while flushing at exit.
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else (UNEXPECTED if error.code else 0)
+    except Exception as error:  # noqa: BLE001  # the boundary: anything else is a defect, told in one line
+        name, text = type(error).__name__, " ".join(str(error).split())[:500]
+        hint = (
+            None
+            if _debugging()
+            else "FALCON_DEBUG=1 shows where it happened; `falcon-unlearn env` helps a report."
+        )
+        _tell(f"unexpected failure: {name}: {text}" if text else f"unexpected failure: {name}", hint)
+        return _finish(error, UNEXPECTED)
+    return 0
+
+
+def report_usage(error: Exception, arguments: Sequence[str], commands: Sequence[str]) -> None:
+    """Tell that the arguments could not be parsed, and which help says how."""
+    command = next((argument for argument in arguments if argument in commands), None)
+    text = " ".join(str(error).split())
+    hint = f"falcon-unlearn {command} --help" if command else "falcon-unlearn --help"
+    if "Unused Tokens" in text:
+        hint += "; a flag takes one value, repeat it for more: --forget A.jsonl --forget B.jsonl"
+    _tell(text, hint)
+    if _debugging():
+        traceback.print_exception(error)
+
+
+def _tell(message: str, hint: str | None) -> None:
+    lines = clean(message).splitlines() or [""]
+    # Standard error may be closed; there is nobody left to tell then.
+    with contextlib.suppress(OSError, ValueError):
+        print("error: " + "\n       ".join(lines), file=sys.stderr)
+        if hint:
+            print(" hint: " + "\n       ".join(clean(hint).splitlines()), file=sys.stderr)
+
+
+def _finish(error: BaseException, code: int) -> int:
+    if _debugging():
+        traceback.print_exception(error)
+    return code
+
+
+def _debugging() -> bool:
+    return os.environ.get("FALCON_DEBUG", "") not in {"", "0"}
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Turn the first SIGTERM into `Terminated`; a second one ends the process at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        del frame
+        signal.signal(number, signal.SIG_DFL)
+        raise Terminated
+
+    previous = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

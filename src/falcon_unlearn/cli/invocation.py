@@ -1,0 +1,30 @@
+"""The command as typed, in a form that may be published."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Sequence
+from contextvars import ContextVar
+
+from falcon_unlearn.config.paths import public_name, public_text
+
+_ARGUMENTS: ContextVar[tuple[str, ...]] = ContextVar("arguments", default=())
+
+
+def remember(arguments: Sequence[str]) -> None:
+    """Keep the arguments of this invocation."""
+    _ARGUMENTS.set(tuple(arguments))
+
+
+def invocation() -> str:
+    """Return a shell command that repeats this one, absolute paths cut to their last part."""
+    return shlex.join(["falcon-unlearn", *(public_text(_publish(a)) for a in _ARGUMENTS.get())])
+
+
+def _publish(argument: str) -> str:
+    """Shorten `/a/b`, `NAME=/a/b` and `--flag=/a/b`."""
+    name, equals, value = argument.rpartition("=")
+    if os.path.isabs(value) or value.startswith("~"):
+        return f"{name}{equals}{public_name(value)}"
+    return argument

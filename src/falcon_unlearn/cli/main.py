@@ -1,0 +1,85 @@
+"""The application and its entry point. Commands are import strings, so that help needs none of them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError, Parameter
+
+from falcon_unlearn._version import __version__
+from falcon_unlearn.cli.failures import report_usage, run_guarded
+from falcon_unlearn.cli.invocation import remember
+
+COMMANDS = {
+    "run": """Select the layer, unlearn, evaluate before and after, and write a report.
+
+MODEL, --forget and --retain may come from --recipe instead.""",
+    "demo": """Make a small real model forget the chemical symbols, with a report.
+
+The weights come from a package of the Python package index and are cached; later runs need no network.""",
+    "init": """Write a commented recipe.
+
+It lists every setting with its meaning, limits and default. An existing file is never overwritten.""",
+    "validate": """Check a recipe and its data files.
+
+Every setting is checked, and the data files are read and counted.""",
+    "plan": """Show what a run would do and cost, without loading weights.
+
+Layers, trained tensors, memory, disk, time and the resolved recipe.""",
+    "select": """Score the layers and choose one; `run` does this by itself.
+
+Use the result with --set selection.layer=N.""",
+    "unlearn": """Run without the evaluation.
+
+The layer is selected unless --set selection.layer=N fixes it.""",
+    "evaluate": """Measure one model on the data of a recipe.
+
+Held-out texts and evaluation sets; --original adds the divergence to the model before the change.""",
+    "report": "Render the report of a finished run again, from its result files.",
+    "env": """Print versions and hardware for a bug report.
+
+No host name, user name or token.""",
+}
+"""Commands and their help, in the order shown; the list shows the first line only."""
+_EPILOGUE = """\
+Example: falcon-unlearn run MODEL --forget a.jsonl --retain b.txt --output new
+
+Exit codes: 0 done, 1 unexpected failure, 2 command line, recipe, data or model, 3 something missing on this \
+machine, 4 a limit was missed, 130 interrupted, 143 terminated."""
+
+
+def build_app() -> App:
+    """Build the application; no command module is imported."""
+    app = App(
+        name="falcon-unlearn",
+        help="Remove knowledge from open-weight language models (FALCON), with the evidence.",
+        help_format="plaintext",
+        help_epilogue=_EPILOGUE,
+        version=__version__,
+        default_parameter=Parameter(negative="", show_default=False),
+        result_action="return_value",
+    )
+    for position, (name, description) in enumerate(COMMANDS.items()):
+        target = f"falcon_unlearn.cli.{name}:{name}"
+        app.command(target, name=name, help=description, sort_key=position)
+    return app
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+
+    def act() -> None:
+        remember(given)
+        try:
+            build_app()(given, exit_on_error=False, print_error=False)
+        except CycloptsError as error:
+            report_usage(error, given, list(COMMANDS))
+            raise SystemExit(2) from error
+
+    return run_guarded(act)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

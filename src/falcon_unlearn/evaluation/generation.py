@@ -1,0 +1,94 @@
+"""Greedy free generation and its judgement by patterns."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers import GenerationConfig
+
+from falcon_unlearn.errors import DataError
+from falcon_unlearn.evaluation.patterns import MAXIMUM_TEXT
+from falcon_unlearn.evaluation.sets import GenerationItem
+from falcon_unlearn.evaluation.subject import Subject
+from falcon_unlearn.models.text import length_buckets, pad_batch
+
+
+def greedy_completions(
+    subject: Subject, prompts: Sequence[Sequence[int]], *, maximum_new_tokens: int
+) -> list[str]:
+    """Continue prompts greedily, whatever sampling settings the model carries, up to an end token.
+
+    Raises:
+        DataError: a prompt and its answer exceed what the model reads.
+    """
+    for index, prompt in enumerate(prompts):
+        if not prompt or len(prompt) + maximum_new_tokens > subject.maximum_tokens:
+            raise DataError(
+                f"prompt {index} has {len(prompt)} tokens; with {maximum_new_tokens} new ones it must stay "
+                f"between 1 and {subject.maximum_tokens}",
+                hint="shorten the prompt or lower evaluation.maximum_new_tokens",
+            )
+    end_ids = subject.end_ids
+    completions = [""] * len(prompts)
+    config = GenerationConfig(
+        do_sample=False,
+        num_beams=1,
+        max_new_tokens=maximum_new_tokens,
+        pad_token_id=subject.pad_id,
+        eos_token_id=sorted(end_ids) or None,
+    )
+    with _generation_config(subject.model, config):
+        lengths = [len(prompt) + maximum_new_tokens for prompt in prompts]
+        for batch in length_buckets(lengths, subject.batch_tokens):
+            answers = _generate(subject, [prompts[index] for index in batch], config)
+            for index, ids in zip(batch, answers, strict=True):
+                length = next((i for i, token in enumerate(ids) if token in end_ids), len(ids))
+                completions[index] = subject.tokenizer.decode(ids[:length], skip_special_tokens=True)
+    return completions
+
+
+def judged_text(completion: str, *, first_line: bool = True) -> str:
+    """Return the part of a completion that is judged: its first line with content, cut at a fixed length."""
+    text = completion.strip()
+    if first_line and text:
+        text = text.splitlines()[0]
+    return text[:MAXIMUM_TEXT]
+
+
+def is_correct(item: GenerationItem, completion: str, *, first_line: bool = True) -> bool:
+    """Tell whether an accepted pattern occurs before any rejected one."""
+    text = judged_text(completion, first_line=first_line)
+    accepted = _first_match(item.accept, text)
+    rejected = _first_match(item.reject, text)
+    return accepted is not None and (rejected is None or accepted < rejected)
+
+
+def _first_match(patterns: Sequence[re.Pattern[str]], text: str) -> int | None:
+    starts = [match.start() for pattern in patterns if (match := pattern.search(text))]
+    return min(starts, default=None)
+
+
+def _generate(subject: Subject, prompts: list[Sequence[int]], config: GenerationConfig) -> list[list[int]]:
+    ids_BL, mask_BL = pad_batch(prompts, subject.pad_id, "left")
+    device = subject.model.device
+    with torch.inference_mode():
+        output = subject.model.generate(
+            input_ids=ids_BL.to(device), attention_mask=mask_BL.long().to(device), generation_config=config
+        )
+    answers: list[list[int]] = output[:, ids_BL.shape[1] :].tolist()
+    return answers
+
+
+@contextmanager
+def _generation_config(model: Any, config: GenerationConfig) -> Iterator[None]:
+    # transformers fills every value left open, sampling and penalties included, from the model's own.
+    kept = model.generation_config
+    model.generation_config = config
+    try:
+        yield
+    finally:
+        model.generation_config = kept

@@ -1,0 +1,82 @@
+"""The model under evaluation together with its tokenizer, and how texts become scored token pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from falcon_unlearn.errors import DataError
+from falcon_unlearn.models.scoring import CompletionScore, completion_log_probabilities
+from falcon_unlearn.models.text import pad_id_of
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Bundle a causal language model, its tokenizer and the size of a forward pass."""
+
+    model: Any
+    tokenizer: Any
+    batch_tokens: int = 4096
+    """Tokens per forward pass, padding included."""
+
+    @property
+    def pad_id(self) -> int:
+        """Id used for padding; masks come from lengths, so it may also occur as a real token."""
+        return pad_id_of(self.tokenizer)
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """Ids that end an answer."""
+        found = {self.tokenizer.eos_token_id}
+        configured = getattr(self.model.generation_config, "eos_token_id", None)
+        found.update(configured if isinstance(configured, list | tuple) else [configured])
+        return frozenset(int(value) for value in found if value is not None)
+
+    @property
+    def maximum_tokens(self) -> int:
+        """Longest sequence the model reads."""
+        return int(getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or 2**31)
+
+    def encode(self, text: str) -> list[int]:
+        """Tokenise `text` as the model expects it, without an end token that the text does not hold."""
+        ids: list[int] = list(self.tokenizer(text)["input_ids"])
+        plain = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        while len(ids) > 1 and ids[-1] in self.end_ids and list(plain[-1:]) != ids[-1:]:
+            ids.pop()
+        return ids
+
+    def encode_completions(
+        self, prompt: str, completions: Sequence[str]
+    ) -> tuple[list[int], list[list[int]]]:
+        """Tokenise `prompt + completion` jointly and cut each where it leaves the common prompt.
+
+        Where a tokenizer merges the end of the prompt with the completion, the prompt is shortened for all
+        completions, so that they stay comparable and none is empty.
+
+        Raises:
+            DataError: no token of the prompt survives.
+        """
+        whole = [self.encode(prompt + completion) for completion in completions]
+        prompt_ids = self.encode(prompt)
+        common = min(_common_prefix(prompt_ids, ids) for ids in whole)
+        common = min(common, *(len(ids) - 1 for ids in whole))
+        if common < 1:
+            raise DataError(
+                f"the tokenizer leaves no common token in front of the completions of {prompt[:60]!r}",
+                hint="use a longer question or prompt",
+            )
+        return prompt_ids[:common], [ids[common:] for ids in whole]
+
+    def score(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[CompletionScore]:
+        """Score completions given prompts, as token ids."""
+        return completion_log_probabilities(
+            self.model, pairs, pad_id=self.pad_id, batch_tokens=self.batch_tokens
+        )
+
+
+def _common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
+    for index, (left, right) in enumerate(zip(first, second, strict=False)):
+        if left != right:
+            return index
+    return min(len(first), len(second))

@@ -1,0 +1,1 @@
+"""Statistics without models: PCA, entropies, mutual information, intervals. `intervals` needs no torch."""

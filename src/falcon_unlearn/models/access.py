@@ -1,0 +1,173 @@
+"""Load a model once, safely, from a hub id, a local folder or a GGUF file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from falcon_unlearn.config.model import ModelSettings
+from falcon_unlearn.errors import ModelError, PrerequisiteError, UsageError
+from falcon_unlearn.models.architectures import ModelStructure, find_structure
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """Hold a model, its tokenizer and where they came from."""
+
+    model: Any
+    """A transformers causal language model in evaluation mode, no parameter requiring a gradient."""
+    tokenizer: Any
+    structure: ModelStructure
+    name: str
+    """What the user typed."""
+    folder: Path | None
+    """Local folder with the safetensors files, None for GGUF files and in-memory models."""
+    dtype: torch.dtype
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the device for `name`; `auto` prefers CUDA, then MPS, then the processor.
+
+    Raises:
+        PrerequisiteError: The device is not there.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise PrerequisiteError(
+            f"runtime.device: got {name!r}, but this machine has no CUDA device", hint="Use auto or cpu."
+        )
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise PrerequisiteError("runtime.device: got 'mps', but this machine has no Metal device", hint="Use auto or cpu.")
+    return torch.device(name)
+
+
+def resolve_folder(settings: ModelSettings) -> Path | None:
+    """Return the local folder of a model, downloading a hub snapshot if needed; None for a GGUF file.
+
+    Raises:
+        UsageError: The path is neither a model folder nor a GGUF file.
+        ModelError: The folder holds only pickled weights.
+        PrerequisiteError: A hub id cannot be fetched.
+    """
+    path = Path(settings.name).expanduser()
+    if path.is_file():
+        if path.suffix != ".gguf":
+            raise UsageError(
+                f"model: {path.name!r} is a file but not a GGUF file",
+                hint="Give a hub id, a folder with config.json and *.safetensors, or a .gguf file.",
+            )
+        return None
+    if path.is_dir():
+        return _checked_folder(path)
+    if path.is_absolute() or settings.name.startswith((".", "~")) or settings.name.count("/") > 1:
+        raise UsageError(f"model: {settings.name!r} does not exist", hint="Check the path, or give a hub id such as owner/name.")
+    return _checked_folder(_download(settings))
+
+
+def _checked_folder(folder: Path) -> Path:
+    if not (folder / "config.json").is_file():
+        raise UsageError(
+            f"model: the folder {folder.name!r} has no config.json", hint="Give the folder written by save_pretrained."
+        )
+    if not any(folder.glob("*.safetensors")):
+        pickles = sorted(p.name for p in folder.iterdir() if p.suffix in _PICKLES)
+        detail = f"only pickled weights ({', '.join(pickles[:3])}), which can run code when loaded" if pickles else "no weights"
+        raise ModelError(
+            f"model: the folder {folder.name!r} holds {detail}",
+            hint="Convert once with transformers: AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(NEW_DIR).",
+        )
+    return folder
+
+
+def _download(settings: ModelSettings) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        folder = snapshot_download(
+            settings.name,
+            revision=settings.revision,
+            allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "LICENSE*", "README.md"],
+        )
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise PrerequisiteError(
+            f"model: {settings.name!r} is no local path and could not be fetched from the hub ({type(error).__name__})",
+            hint="Check the name, the network and HF_TOKEN (gated models), or give a local folder.",
+        ) from error
+    except HFValidationError as error:
+        raise UsageError(f"model: {settings.name!r} is neither a path nor a hub id", hint=str(error)) from error
+    return Path(folder)
+
+
+def load_model(settings: ModelSettings, device: torch.device) -> LoadedModel:
+    """Load model and tokenizer for evaluation; no parameter requires a gradient.
+
+    Raises:
+        UsageError, ModelError, PrerequisiteError: See `resolve_folder`; also for weights that are not finite.
+    """
+    folder = resolve_folder(settings)
+    model, tokenizer = _load_gguf(settings) if folder is None else _load_folder(folder, settings)
+    model.to(device)
+    model.eval().requires_grad_(False)
+    _check_finite(model)
+    return wrap_model(model, tokenizer, settings.name, folder)
+
+
+def wrap_model(model: Any, tokenizer: Any, name: str, folder: Path | None) -> LoadedModel:
+    """Describe a model that is in memory already."""
+    return LoadedModel(model, tokenizer, find_structure(model), name, folder, next(model.parameters()).dtype)
+
+
+def _load_folder(folder: Path, settings: ModelSettings) -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    dtype = "auto" if settings.dtype == "auto" else DTYPES[settings.dtype]
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, trust_remote_code=settings.trust_remote_code
+        )
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=settings.trust_remote_code)
+    except (ValueError, OSError, KeyError, RuntimeError) as error:
+        raise ModelError(
+            f"model: the folder {folder.name!r} could not be loaded: {_first_line(error)}",
+            hint="It must hold config.json, *.safetensors and the tokenizer's files of a causal language model.",
+        ) from error
+    return model, tokenizer
+
+
+def _load_gguf(settings: ModelSettings) -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    path = Path(settings.name).expanduser()
+    dtype = torch.bfloat16 if settings.dtype == "auto" else DTYPES[settings.dtype]
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+        model = AutoModelForCausalLM.from_pretrained(
+            path.parent, gguf_file=path.name, quantization_config=GgufConfig(dequantize=True), dtype=dtype
+        )
+    except (ValueError, OSError, KeyError, RuntimeError, ImportError) as error:
+        raise ModelError(
+            f"model: the GGUF file {path.name!r} could not be loaded: {_first_line(error)}",
+            hint="The architecture must be one that transformers can dequantise.",
+        ) from error
+    return model, tokenizer
+
+
+def _check_finite(model: nn.Module) -> None:
+    for name, parameter in model.named_parameters():
+        if not bool(torch.isfinite(parameter.detach()).all()):
+            raise ModelError(f"model: the tensor {name!r} holds values that are not finite", hint="The checkpoint is damaged.")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__

@@ -1,0 +1,64 @@
+"""Sample texts from the original model, for users who have no retain text (`--retain self`)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+OPENERS = (
+    "The", "In", "A", "When", "One", "Every", "If", "How", "People", "There", "It", "Some", "To", "At", "After",
+    "Our", "During", "Many", "This", "What", "On", "For", "Most", "With", "As", "My", "New", "Today,", "We", "Why",
+)  # fmt: skip
+"""First words of sampled texts; they keep the samples diverse and independent of any chat format."""
+
+
+@torch.no_grad()
+def sample_texts(
+    model: Any, tokenizer: Any, count: int, num_tokens: int, seed: int, *, batch_size: int = 32
+) -> list[str]:
+    """Sample `count` texts of about `num_tokens` tokens by nucleus sampling.
+
+    The global random state is left as it was.
+
+    Args:
+        model: A transformers causal language model.
+        tokenizer: Its tokenizer.
+        count: Number of texts.
+        num_tokens: New tokens per text.
+        seed: Seed of the draws.
+        batch_size: Texts generated together.
+    """
+    texts: list[str] = []
+    device = next(model.parameters()).device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        for start in range(0, count, batch_size):
+            openers = [OPENERS[i % len(OPENERS)] for i in range(start, min(start + batch_size, count))]
+            texts.extend(_sample_batch(model, tokenizer, openers, num_tokens, device))
+    return texts
+
+
+def _sample_batch(
+    model: Any, tokenizer: Any, openers: list[str], num_tokens: int, device: torch.device
+) -> list[str]:
+    encoded = [tokenizer(opener)["input_ids"] for opener in openers]
+    width = max(map(len, encoded))
+    # Left padding, so that every row continues at the same position.
+    ids_BL = torch.zeros((len(encoded), width), dtype=torch.long)
+    mask_BL = torch.zeros_like(ids_BL)
+    for row, ids in enumerate(encoded):
+        ids_BL[row, width - len(ids) :] = torch.tensor(ids)
+        mask_BL[row, width - len(ids) :] = 1
+    generated = model.generate(
+        input_ids=ids_BL.to(device),
+        attention_mask=mask_BL.to(device),
+        max_new_tokens=num_tokens,
+        do_sample=True,
+        temperature=1.0,
+        top_p=0.95,
+        top_k=0,
+        pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
+    )
+    texts = tokenizer.batch_decode(generated[:, width:], skip_special_tokens=True)
+    return [f"{opener}{text}".strip() for opener, text in zip(openers, texts, strict=True)]

@@ -1,0 +1,133 @@
+"""List the plain facts of a run: pairs of a label and a value in words."""
+
+from __future__ import annotations
+
+import shlex
+
+from falcon_unlearn.report.format import byte_count, operations, plural, quantity
+from falcon_unlearn.report.records import RunRecords, public_name
+from falcon_unlearn.results import SelectionResult
+
+ESTIMATOR_NAMES = {
+    "paired": "information between forget and retain states over random pairings",
+    "pooled": "information between state and domain",
+    "gradient_conflict": "gradient conflict",
+}
+
+Fact = tuple[str, str]
+
+
+def request(records: RunRecords) -> list[Fact]:
+    """Say what the run was asked to do."""
+    recipe, training = records.recipe, records.training
+    names = {role: [c.name for c in records.data.corpora if c.role == role] for role in ("forget", "retain")}
+    offset, conflict = recipe.objective.offset, recipe.objective.conflict
+    return [
+        ("Model", f"{records.base_model} ({training.total_parameters:,} parameters)"),
+        ("To forget", ", ".join(names["forget"])),
+        ("To keep", ", ".join(names["retain"])),
+        ("Method", training.method),
+        (
+            "Targets",
+            f"{offset.mode} mode, one per {offset.granularity}, {offset.directions} principal directions avoided",
+        ),
+        ("Temperature", quantity(recipe.objective.temperature)),
+        ("Conflict rule", f"{conflict.rule}, decided per {conflict.scope}"),
+        ("Retain multiplier", quantity(recipe.objective.retain_multiplier)),
+        (
+            "Update",
+            f"{recipe.train.optimizer}, learning rate {quantity(training.learning_rate)}, "
+            f"{plural(training.steps_planned, 'step')} of {recipe.train.batch_size} + {recipe.train.batch_size} texts",
+        ),
+        ("Seed", str(recipe.seed)),
+    ]
+
+
+def selection_facts(selection: SelectionResult) -> list[Fact]:
+    """Say how the layer was chosen."""
+    facts = [("Chosen layer", f"{selection.layer} (0 is the first block)")]
+    if selection.fixed:
+        return [*facts, ("Chosen by", "the user; no estimate was made")]
+    facts += [
+        ("Estimator", f"{selection.estimator}: {ESTIMATOR_NAMES.get(selection.estimator, 'custom')}"),
+        ("Best candidate on its own", str(selection.best_layer)),
+        ("Rule", selection.rule.replace("_", " ")),
+        ("Samples", ", ".join(f"{name} {number:,}" for name, number in selection.samples.items())),
+        ("Token position", selection.pooling),
+    ]
+    if selection.rank_stability is not None:
+        facts.append(("Rank stability", f"{selection.rank_stability:.2f} (1: resampling never reorders the layers)"))
+    return [(label, value) for label, value in facts if value]
+
+
+def training_facts(records: RunRecords) -> list[Fact]:
+    """Say what was trained."""
+    training = records.training
+    first, last = training.window
+    return [
+        ("Steps", f"{training.steps_done} of {training.steps_planned}; kept: step {training.kept_step}"),
+        ("Blocks executed", f"{first} to {last}"),
+        ("Trained tensors", f"{len(training.trained)}, {training.trained_parameters:,} parameters"),
+        ("Number format", f"{training.compute_dtype} products, float32 masters"),
+    ]
+
+
+def tensor_sentence(records: RunRecords) -> str:
+    """Say how many tensors of the checkpoint changed."""
+    changed = len(records.training.changes)
+    if records.num_tensors is None:
+        return f"{plural(changed, 'tensor')} changed; every other tensor is the original, unchanged."
+    return f"{changed} of {plural(records.num_tensors, 'tensor')} changed; the others are copies of the original."
+
+
+def stage_seconds(records: RunRecords) -> dict[str, float]:
+    """Return the wall time of every stage, from the manifest or, before it exists, from the stages."""
+    if records.manifest and records.manifest.seconds:
+        return records.manifest.seconds
+    stages = {
+        "selection, forward": records.selection.seconds_forward,
+        "selection, estimator": records.selection.seconds_estimator,
+        "evaluation before": records.before.seconds if records.before else 0.0,
+        "caching": records.training.seconds_cache,
+        "training": records.training.seconds_train,
+        "evaluation after": records.after.seconds if records.after else 0.0,
+    }
+    return {name: seconds for name, seconds in stages.items() if seconds > 0}
+
+
+def cost_facts(records: RunRecords) -> list[Fact]:
+    """Say what the run cost besides time."""
+    training, environment = records.training, records.environment
+    facts = [
+        ("Peak memory of the process", byte_count(training.peak_memory_bytes)),
+        ("Cached states", f"{byte_count(training.cache_bytes)} for {training.cached_tokens:,} tokens"),
+    ]
+    facts += [(f"Arithmetic, {name}", operations(value)) for name, value in training.flops.items()]
+    machine = f"{environment.processor}, {plural(environment.cores, 'core')}, {plural(environment.threads, 'thread')}"
+    facts.append(("Machine", f"{machine}, {byte_count(environment.memory_bytes)} memory, device {environment.device}"))
+    return facts
+
+
+def repeat_command(records: RunRecords) -> str:
+    """Return a command that repeats the run."""
+    if records.manifest and records.manifest.command:
+        return records.manifest.command
+    model = shlex.quote(public_name(records.recipe.model.name))
+    return f"falcon-unlearn run {model} --recipe falcon/recipe.resolved.yaml --output NEW_FOLDER"
+
+
+def repeat_facts(records: RunRecords) -> list[Fact]:
+    """List what identifies the run: seed, versions and hashes."""
+    environment, manifest = records.environment, records.manifest
+    facts = [
+        ("Seed", str(records.recipe.seed)),
+        ("Started", f"{environment.started} (UTC)"),
+        ("Python", f"{environment.python} on {environment.platform}"),
+        ("Packages", ", ".join(f"{name} {version}" for name, version in environment.packages.items())),
+    ]
+    facts += [(f"Data, {corpus.name}", f"{corpus.source}, sha256 {corpus.sha256}") for corpus in records.data.corpora]
+    if manifest is None:
+        return [*facts, ("Hashes", "of the weights and the output: see falcon/manifest.json")]
+    facts.append(("falcon-unlearn", manifest.package_version))
+    facts.append(("Fingerprint of the run", manifest.fingerprint))
+    return [*facts, *[(f"Weights, {name}", f"sha256 {value}") for name, value in manifest.base_weights_sha256.items()]]

@@ -1,0 +1,82 @@
+"""Render one run folder as one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from falcon_unlearn.report import format as words
+from falcon_unlearn.report.records import SUBFOLDER, read_records
+from falcon_unlearn.report.view import ReportView, build_view
+
+FILE_NAME = "report.html"
+
+
+def render_report(folder: Path, output: Path | None = None) -> Path:
+    """Write the report of a run folder and return its path.
+
+    Args:
+        folder: Output folder of a run, holding the records in `falcon/`.
+        output: Where to write; default `folder`/falcon/report.html.
+
+    Raises:
+        UsageError: If a required record is missing or damaged.
+    """
+    target = output or folder / SUBFOLDER / FILE_NAME
+    write_text(target, render_view(build_view(read_records(folder))))
+    return target
+
+
+def render_view(view: ReportView) -> str:
+    """Fill the templates. All text is escaped; control characters are removed from every value."""
+    return environment().get_template("report.html.jinja").render(view=view)
+
+
+def environment() -> Environment:
+    """Build the template environment: escaping on, undefined names are errors."""
+    templates = Environment(
+        loader=PackageLoader("falcon_unlearn.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_finalize,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for formatter in (
+        words.byte_count,
+        words.duration,
+        words.in_unit,
+        words.points,
+        words.quantity,
+        words.share,
+        words.signed,
+    ):
+        templates.filters[formatter.__name__] = formatter
+    return templates
+
+
+def _finalize(value: Any) -> Any:
+    """Clean plain text; charts are Markup already, built from cleaned and escaped parts."""
+    return words.clean(value) if type(value) is str else value
+
+
+def write_text(target: Path, content: str) -> None:
+    """Write a file completely or not at all."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, target)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise

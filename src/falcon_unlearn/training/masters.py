@@ -1,0 +1,85 @@
+"""Float32 masters of the few trained tensors, kept beside the window's compute copies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from falcon_unlearn.results import TensorChange
+
+
+class Masters:
+    """Own float32 copies of named parameters and write them into the model after every update."""
+
+    def __init__(self, model: nn.Module, names: list[str]) -> None:
+        """Copy the parameters; the model is not changed yet."""
+        parameters = dict(model.named_parameters(remove_duplicate=False))
+        self.parameters = {name: parameters[name] for name in names}
+        self.original = {name: p.detach().clone() for name, p in self.parameters.items()}
+        self.values = {name: p.detach().float().clone() for name, p in self.parameters.items()}
+
+    @contextmanager
+    def trainable(self) -> Iterator[None]:
+        """Let the named parameters require gradients while the context is open."""
+        for parameter in self.parameters.values():
+            parameter.requires_grad_(True)
+        try:
+            yield
+        finally:
+            for parameter in self.parameters.values():
+                parameter.requires_grad_(False)
+
+    @torch.no_grad()
+    def push(self) -> None:
+        """Round the masters to the compute dtype of the model's parameters."""
+        for name, parameter in self.parameters.items():
+            parameter.data.copy_(self.values[name])
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """Return copies of the masters."""
+        return {name: value.clone() for name, value in self.values.items()}
+
+    @torch.no_grad()
+    def restore(self, snapshot: dict[str, Tensor]) -> None:
+        """Take the masters back to a snapshot, in place."""
+        for name, value in snapshot.items():
+            self.values[name].copy_(value)
+
+    @torch.no_grad()
+    def revert(self) -> None:
+        """Give the model its original tensors back."""
+        for name, parameter in self.parameters.items():
+            parameter.data = self.original[name]
+
+    @torch.no_grad()
+    def commit(self) -> dict[str, Tensor]:
+        """Write the masters into the model in its source dtype and return exactly what was written."""
+        for name, parameter in self.parameters.items():
+            parameter.data = self.values[name].to(self.original[name].dtype)
+        return {name: parameter.data for name, parameter in self.parameters.items()}
+
+    def mean_root_square(self) -> float:
+        """Return the root mean square of all trained weights."""
+        total = sum(float(value.double().square().sum()) for value in self.values.values())
+        count = sum(value.numel() for value in self.values.values())
+        return float((total / count) ** 0.5)
+
+    def changes(self) -> list[TensorChange]:
+        """Describe how each tensor differs from the original, in the source dtype."""
+        return [self._change(name) for name in self.parameters]
+
+    def _change(self, name: str) -> TensorChange:
+        before = self.original[name].double().cpu()
+        difference = self.values[name].to(self.original[name].dtype).double().cpu() - before
+        norm = float(before.norm())
+        return TensorChange(
+            name=name,
+            shape=list(before.shape),
+            norm_before=norm,
+            norm_change=float(difference.norm()),
+            relative_change=float(difference.norm()) / max(norm, 1e-30),
+            largest_change=float(difference.abs().max()),
+        )

@@ -1,0 +1,37 @@
+"""Choose the dtype of the window's matrix products by measuring this machine once."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+MINIMUM_GAIN = 1.3
+"""bfloat16 must be this much faster to be chosen: a coin toss between dtypes would break repeatability."""
+
+
+def matrix_product_speed(dtype: torch.dtype, device: torch.device, *, size: int = 1024, repeats: int = 5) -> float:
+    """Measure the best of several square matrix products, in FLOP per second."""
+    left = torch.ones(size, size, dtype=dtype, device=device)
+    left @ left
+    best = float("inf")
+    for _ in range(repeats):
+        _synchronise(device)
+        start = time.perf_counter()
+        left @ left
+        _synchronise(device)
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best
+
+
+def resolve_compute_dtype(requested: str, device: torch.device) -> torch.dtype:
+    """Return the compute dtype; `auto` takes bfloat16 where its products are clearly faster."""
+    if requested != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[requested]
+    gain = matrix_product_speed(torch.bfloat16, device) / matrix_product_speed(torch.float32, device)
+    return torch.bfloat16 if gain >= MINIMUM_GAIN else torch.float32
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

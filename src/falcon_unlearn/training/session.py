@@ -1,0 +1,251 @@
+"""One unlearning session: cache, fit targets, run the loop, commit the result to the model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+from torch import Tensor
+
+from falcon_unlearn.activations.collect import CachedStates, cache_states, sink_tokens
+from falcon_unlearn.config.recipe import Recipe
+from falcon_unlearn.data.batches import BatchPlan, plan_batches
+from falcon_unlearn.data.corpora import Corpus, PreparedData
+from falcon_unlearn.events import EventSink, Progress, StageFinished, StageStarted
+from falcon_unlearn.models.architectures import resolve_trained_parameters
+from falcon_unlearn.models.engine import BlockEngine, blocks_in_dtype
+from falcon_unlearn.objectives.falcon import FalconObjective, fit_domain_directions, fit_retain_statistics
+from falcon_unlearn.results import TrainingResult
+from falcon_unlearn.training.cost import cache_flops, train_flops
+from falcon_unlearn.training.loop import CachedCorpus, TrainingOutcome, UnlearningLoop
+from falcon_unlearn.training.masters import Masters
+from falcon_unlearn.training.precision import resolve_compute_dtype
+
+
+@dataclass(frozen=True)
+class Session:
+    """Hold a finished session: the record, the new tensors and the original ones, both in the source dtype."""
+
+    result: TrainingResult
+    changed: dict[str, Tensor]
+    original: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class _Caches:
+    forget: list[CachedCorpus]
+    retain: list[CachedCorpus]
+    compute_dtype: torch.dtype
+    seconds: float
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(sum(c.states.inputs.lengths) for c in (*self.forget, *self.retain))
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(c.states.num_bytes for c in (*self.forget, *self.retain))
+
+
+def unlearn_window(
+    engine: BlockEngine, data: PreparedData, recipe: Recipe, layer: int, folder: Path, sink: EventSink
+) -> Session:
+    """Unlearn at `layer`: the model's trained tensors hold the result, in the source dtype, on return.
+
+    Args:
+        engine: Engine over the loaded model; only blocks 0 .. layer ever run.
+        data: Tokenised corpora.
+        recipe: The resolved recipe.
+        layer: Loss layer, 0-based.
+        folder: Existing scratch folder for the stores.
+        sink: Receives progress.
+
+    Raises:
+        NumericalError: The run diverged; the model holds its original tensors again.
+    """
+    settings = recipe.train
+    window = (layer - settings.layers + 1, layer)
+    layers = resolve_trained_parameters(
+        engine.model, engine.structure, settings.modules, range(window[0], window[1] + 1)
+    )
+    masters = Masters(engine.model, list(layers))
+    caches = _cache_all(engine, data, recipe, window, folder, sink)
+    started = time.perf_counter()
+    sink(StageStarted(stage="train", message=f"{settings.steps} steps on blocks {window[0]}-{window[1]}"))
+    rate = resolve_learning_rate(settings.learning_rate, settings.relative_step, masters)
+    objective = _fit_objective(caches, recipe)
+    finished = False
+    try:
+        with blocks_in_dtype(engine, *window, caches.compute_dtype), engine.window(*window), masters.trainable():
+            masters.push()
+            loop = UnlearningLoop(
+                engine, masters, layers, caches.forget, caches.retain, objective, recipe.objective, settings, rate
+            )
+            outcome = loop.run(step_plan(data, recipe), sink)
+        finished = True
+    finally:
+        if not finished:
+            masters.revert()
+    seconds = time.perf_counter() - started
+    changed = masters.commit()
+    sink(StageFinished(stage="train", seconds=seconds))
+    result = _record(engine, recipe, window, layers, masters, caches, outcome, rate, seconds, data)
+    return Session(result, changed, masters.original)
+
+
+def resolve_learning_rate(requested: float | str, relative_step: float, masters: Masters) -> float:
+    """Return the learning rate; `auto` is relative_step times the root mean square of the trained weights.
+
+    One Adam step changes an element by about the learning rate, so this fixes the relative size of a step
+    whatever the width and scale of the model.
+    """
+    return relative_step * masters.mean_root_square() if requested == "auto" else float(requested)
+
+
+def step_plan(data: PreparedData, recipe: Recipe) -> BatchPlan:
+    """Return the seeded order of batches of a run."""
+    return plan_batches(
+        [len(corpus.training) for corpus in data.forget],
+        [corpus.weight for corpus in data.forget],
+        [len(corpus.training) for corpus in data.retain],
+        [corpus.weight for corpus in data.retain],
+        batch_size=recipe.train.batch_size,
+        steps=recipe.train.steps,
+        seed=recipe.seed,
+    )
+
+
+def _cache_all(
+    engine: BlockEngine, data: PreparedData, recipe: Recipe, window: tuple[int, int], folder: Path, sink: EventSink
+) -> _Caches:
+    started = time.perf_counter()
+    compute_dtype = resolve_compute_dtype(recipe.train.compute_dtype, engine.device)
+    store_dtype = compute_dtype
+    if recipe.train.store_dtype != "auto":
+        store_dtype = resolve_compute_dtype(recipe.train.store_dtype, engine.device)
+    sink(StageStarted(stage="cache", message=f"states around blocks {window[0]}-{window[1]}"))
+    total = sum(len(corpus.training) for corpus in (*data.forget, *data.retain))
+    done = 0
+
+    def cache(corpus: Corpus, kind: str) -> CachedCorpus:
+        nonlocal done
+        states = cache_states(
+            engine,
+            [example.input_ids for example in corpus.training],
+            window,
+            folder,
+            f"{kind}-{corpus.name}",
+            compute_dtype=compute_dtype,
+            store_dtype=store_dtype,
+            batch_tokens=recipe.runtime.cache_batch_tokens,
+            progress=lambda count, _: sink(Progress(stage="cache", done=done + count, total=total)),
+        )
+        done += len(corpus.training)
+        masks = tuple(
+            torch.tensor(example.answer_mask) | (recipe.data.loss_on == "all") for example in corpus.training
+        )
+        return CachedCorpus(corpus.name, states, masks)
+
+    forget = [cache(corpus, "forget") for corpus in data.forget]
+    retain = [cache(corpus, "retain") for corpus in data.retain]
+    seconds = time.perf_counter() - started
+    sink(StageFinished(stage="cache", seconds=seconds))
+    return _Caches(forget, retain, compute_dtype, seconds)
+
+
+def counted_chunks(corpus: CachedCorpus, recipe: Recipe, *, answers_only: bool) -> Iterator[Tensor]:
+    """Yield the frozen states of each group of samples that count for directions and means, N x D."""
+    offset = recipe.objective.offset
+    rows: list[Tensor] = []
+    for index in range(len(corpus.states.outputs)):
+        states_LD = corpus.states.outputs.read(index)
+        counted_L = corpus.answer_masks[index].clone() if answers_only else torch.ones(len(states_LD), dtype=torch.bool)
+        if offset.exclude_sinks:
+            counted_L &= ~sink_tokens(states_LD[None], torch.ones(1, len(states_LD)), offset.sink_factor)[0]
+        rows.append(states_LD[counted_L].float())
+        if sum(len(row) for row in rows) >= max(256, states_LD.shape[1] // 2):
+            yield torch.cat(rows)
+            rows = []
+    if rows:
+        yield torch.cat(rows)
+
+
+def _fit_objective(caches: _Caches, recipe: Recipe) -> FalconObjective:
+    offset = recipe.objective.offset
+    retain = None
+    if offset.mode == "paper" and offset.principal != "literal":
+        chunks = (chunk for corpus in caches.retain for chunk in counted_chunks(corpus, recipe, answers_only=False))
+        retain = fit_retain_statistics(chunks, offset.directions)
+    directions: list[Tensor] = []
+    if offset.mode == "paper" and offset.resolved_granularity != "batch":
+        directions = [
+            fit_domain_directions(counted_chunks(corpus, recipe, answers_only=True), offset, retain)
+            for corpus in caches.forget
+        ]
+    return FalconObjective(
+        recipe.objective, directions, seed=recipe.seed, retain=retain, model_dtype=caches.compute_dtype
+    )
+
+
+def _record(
+    engine: BlockEngine,
+    recipe: Recipe,
+    window: tuple[int, int],
+    layers: dict[str, int],
+    masters: Masters,
+    caches: _Caches,
+    outcome: TrainingOutcome,
+    rate: float,
+    seconds: float,
+    data: PreparedData,
+) -> TrainingResult:
+    block_parameters = sum(p.numel() for p in engine.block(window[1]).parameters())
+    trained = sum(value.numel() for value in masters.values.values())
+    return TrainingResult.model_validate(
+        {
+            "method": recipe.method,
+            "status": outcome.status,
+            "steps_planned": recipe.train.steps,
+            "steps_done": outcome.steps_done,
+            "kept_step": outcome.kept_step,
+            "window": window,
+            "trained": list(layers),
+            "trained_parameters": trained,
+            "total_parameters": count_parameters(engine.model),
+            "learning_rate": rate,
+            "compute_dtype": str(caches.compute_dtype).removeprefix("torch."),
+            "history": outcome.history,
+            "domains": [corpus.name for corpus in data.forget],
+            "changes": masters.changes(),
+            "seconds_cache": caches.seconds,
+            "seconds_train": seconds,
+            "cached_tokens": caches.num_tokens,
+            "cache_bytes": caches.num_bytes,
+            "peak_memory_bytes": peak_memory_bytes(),
+            "flops": {
+                "cache": cache_flops(caches.num_tokens, block_parameters, window[1]),
+                "train": train_flops(outcome.num_tokens, block_parameters, window[1] - window[0] + 1, trained),
+            },
+        }
+    )
+
+
+def count_parameters(model: torch.nn.Module) -> int:
+    """Count parameters, tied ones once."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def peak_memory_bytes() -> int:
+    """Return the peak resident memory of this process in bytes, or the present one where the system has no peak."""
+    try:
+        import resource
+    except ImportError:
+        return int(psutil.Process().memory_info().rss)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Linux counts in KiB, macOS in bytes.
+    return int(peak if psutil.MACOS else peak * 1024)
+
