@@ -99,21 +99,21 @@ def pico_model(family: str, *, seed: int = 0, **overrides: Any) -> Any:
 
 
 def random_tokens(num_tokens: int, *, seed: int = 0, vocab_size: int = 128) -> list[int]:
-    """Return token ids without the three special ones."""
+    """Return token ids without the four special ones."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randint(3, vocab_size, (num_tokens,), generator=generator).tolist()
+    return torch.randint(4, vocab_size, (num_tokens,), generator=generator).tolist()
 
 
 def pico_tokenizer() -> Any:
-    """Return a tokenizer with one token per ASCII character: its code (0..2 are special)."""
+    """Return a tokenizer with one token per ASCII character: its code (0..3 are special)."""
     from tokenizers import Regex, Tokenizer, decoders, pre_tokenizers
     from tokenizers.models import WordLevel
 
-    special = {"<pad>": 0, "<s>": 1, "</s>": 2}
-    vocabulary = special | {chr(code): code for code in range(3, 128)}
-    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="?"))
+    special = {"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3}
+    vocabulary = special | {chr(code): code for code in range(4, 128)}
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     tokenizer.decoder = decoders.Fuse()
     return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="?"
+        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
     )

@@ -229,11 +229,10 @@ class LiveSink:
     def _update(
         self, stage: str, done: int | None = None, total: int | None = None, description: str = ""
     ) -> None:
-        if stage not in self._tasks:
-            self._tasks[stage] = self._progress.add_task("", total=None, stage=clean(stage))
-        task = self._tasks[stage]
         text = " ".join(clean(description).split())
-        self._progress.update(task, completed=done, total=total, description=text or None)
+        if stage not in self._tasks:
+            self._tasks[stage] = self._progress.add_task(text, total=None, stage=clean(stage))
+        self._progress.update(self._tasks[stage], completed=done, total=total, description=text or None)
 
     def _close(self, event: StageFinished) -> None:
         if (task := self._tasks.pop(event.stage, None)) is not None:

@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from falcon_unlearn.cli.invocation import invocation
-from falcon_unlearn.cli.options import DEFAULT_DISPLAY, DisplayOptions
+from falcon_unlearn.cli.options import DEFAULT_DISPLAY, DisplayOptions, SeedArgument, parse_seed
 
 DEFAULT_OUTPUT = "falcon-demo"
 
@@ -23,20 +23,24 @@ def demo(
             help=f"New folder for the result; otherwise {DEFAULT_OUTPUT}, or {DEFAULT_OUTPUT}-2 and so on.",
         ),
     ] = None,
-    seed: Annotated[int, Parameter(metavar="N", help="Seed of everything random.")] = 0,
+    seed: SeedArgument = None,
     display: DisplayOptions = DEFAULT_DISPLAY,
 ) -> None:
     """Run the demonstration."""
     from falcon_unlearn.cli.console import print_result
     from falcon_unlearn.cli.tables import show_run
+    from falcon_unlearn.errors import UsageError
     from falcon_unlearn.runs import check_output
 
     target = output if output is not None else free_folder(Path(DEFAULT_OUTPUT))
     check_output(target)
+    number = parse_seed(seed) or 0
+    if number < 0:
+        raise UsageError(f"--seed: got {number}, an integer >= 0 is needed")
     with display.progress() as sink:
         from falcon_unlearn.demo.run import run_demo
 
-        summary = run_demo(target, seed=seed, sink=sink, command=invocation())
+        summary = run_demo(target, seed=number, sink=sink, command=invocation())
     print_result(summary, show_run, as_json=display.json)
 
 

@@ -9,18 +9,15 @@ from cyclopts import Parameter
 
 
 def init(
-    path: Annotated[Path, Parameter(help="File to write; `-` prints it.")] = Path("falcon.yaml"),
+    path: Annotated[Path, Parameter(help="File to write; falcon.yaml if not given.")] = Path("falcon.yaml"),
     /,
 ) -> None:
-    """Write the commented recipe to `path`, or print it."""
+    """Write the commented recipe to `path`."""
     from falcon_unlearn.config.template import commented_recipe
     from falcon_unlearn.errors import UsageError
     from falcon_unlearn.runs import write_text_atomic
 
     text = commented_recipe()
-    if str(path) == "-":
-        print(text, end="")
-        return
     if path.exists() or path.is_symlink():
         raise UsageError(f"{path}: exists already", hint="Name another file, or remove this one.")
     if not path.parent.is_dir():

@@ -42,6 +42,8 @@ Held-out texts and evaluation sets; --original adds the divergence to the model 
 No host name, user name or token.""",
 }
 """Commands and their help, in the order shown; the list shows the first line only."""
+DEFAULT_PARAMETER = Parameter(negative="", show_default=False)
+"""No --no-json and no --empty-forget: a flag that is not given is off."""
 _EPILOGUE = """\
 Example: falcon-unlearn run MODEL --forget a.jsonl --retain b.txt --output new
 
@@ -57,8 +59,9 @@ def build_app() -> App:
         help_format="plaintext",
         help_epilogue=_EPILOGUE,
         version=__version__,
-        default_parameter=Parameter(negative="", show_default=False),
+        default_parameter=DEFAULT_PARAMETER,
         result_action="return_value",
+        suppress_keyboard_interrupt=False,
     )
     for position, (name, description) in enumerate(COMMANDS.items()):
         target = f"falcon_unlearn.cli.{name}:{name}"

@@ -23,6 +23,7 @@ ModelArgument = Annotated[
 OutputFolder = Annotated[
     Path, Parameter(name=["--output", "--output-dir", "-o"], metavar="DIR", help="New folder for the result.")
 ]
+SeedArgument = Annotated[str | None, Parameter(metavar="N", help="Seed of everything random; 0 by default.")]
 _SOURCE = re.compile(r"^(?P<name>[A-Za-z0-9][A-Za-z0-9_-]{0,63})=(?P<path>.+)$", re.DOTALL)
 
 
@@ -49,7 +50,7 @@ class RecipeOptions:
         Parameter(metavar="KEY.PATH=VALUE", help="Change any setting of the recipe. Repeatable."),
     ] = ()
     method: Annotated[str | None, Parameter(metavar="NAME", help="Unlearning method: falcon.")] = None
-    seed: Annotated[int | None, Parameter(metavar="N", help="Seed of everything random.")] = None
+    seed: SeedArgument = None
 
     def load(self, model: str | None, *, check: bool = True) -> tuple[Recipe, str]:
         """Merge the flags with recipe and environment.
@@ -72,12 +73,25 @@ class RecipeOptions:
             "data.forget": corpora(self.forget, "forget") or None,
             "data.retain": corpora(self.retain, "retain") or None,
             "method": self.method,
-            "seed": self.seed,
+            "seed": parse_seed(self.seed),
         }
         recipe, typed = load_recipe(recipe_path, overrides, list(self.set))
         if check:
             check_files(recipe)
         return recipe, typed
+
+
+def parse_seed(text: str | None) -> int | None:
+    """Read a seed; the parser of the command line would round 1.5 silently.
+
+    Raises:
+        UsageError: `text` is not an integer.
+    """
+    from falcon_unlearn.errors import UsageError
+
+    if text is None or re.fullmatch(r"-?[0-9]{1,18}", text):
+        return None if text is None else int(text)
+    raise UsageError(f"--seed: got {text[:40]!r}, an integer >= 0 is needed")
 
 
 def corpora(sources: tuple[str, ...], role: str) -> list[dict[str, Any]]:

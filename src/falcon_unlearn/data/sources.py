@@ -18,7 +18,7 @@ from falcon_unlearn.errors import DataError, PrerequisiteError
 from falcon_unlearn.examples import Example
 
 JSON_SUFFIXES = (".jsonl", ".json", ".ndjson")
-TEXT_SUFFIXES = (".txt", ".text", ".md")
+TEXT_SUFFIXES = (".txt", ".text", ".md", ".raw")
 PARQUET_SUFFIXES = (".parquet",)
 SUFFIXES = JSON_SUFFIXES + TEXT_SUFFIXES + PARQUET_SUFFIXES
 

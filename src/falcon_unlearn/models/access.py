@@ -128,6 +128,51 @@ def wrap_model(model: Any, tokenizer: Any, name: str, folder: Path | None) -> Lo
     return LoadedModel(model, tokenizer, find_structure(model), name, folder, next(model.parameters()).dtype)
 
 
+def load_tokenizer(settings: ModelSettings) -> Any:
+    """Load the tokenizer alone.
+
+    Raises:
+        UsageError, ModelError, PrerequisiteError: As `load_model`.
+    """
+    from transformers import AutoTokenizer
+
+    folder = resolve_folder(settings)
+    try:
+        if folder is None:
+            path = Path(settings.name).expanduser()
+            return AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=settings.trust_remote_code)
+    except (ValueError, OSError, KeyError) as error:
+        raise ModelError(f"model: the tokenizer could not be loaded: {_first_line(error)}") from error
+
+
+def build_without_weights(settings: ModelSettings) -> Any:
+    """Build the model's modules on the meta device from its config; downloads the config of a hub id only.
+
+    Raises:
+        UsageError, ModelError, PrerequisiteError: As `load_model`.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    path = Path(settings.name).expanduser()
+    try:
+        if path.is_file():
+            resolve_folder(settings)
+            config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+        elif path.is_dir():
+            config = AutoConfig.from_pretrained(_checked_folder(path))
+        else:
+            config = AutoConfig.from_pretrained(settings.name, revision=settings.revision)
+    except (ValueError, OSError, KeyError) as error:
+        raise PrerequisiteError(
+            f"model: no config for {settings.name!r}: {_first_line(error)}",
+            hint="Check the name, the network and HF_TOKEN (gated models), or give a local folder.",
+        ) from error
+    dtype = DTYPES.get(settings.dtype, getattr(config, "dtype", None) or torch.bfloat16)
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=settings.trust_remote_code)
+
+
 def _load_folder(folder: Path, settings: ModelSettings) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -30,9 +30,9 @@ class SophiaReference(Optimizer):
         m <- beta1 * m + (1 - beta1) * g
         theta <- theta - lr * sign(m) * min(1, |m| / (rho * batch_factor * h + 1e-15))
 
-    h and m start at zero, without bias correction. The order, the place of the weight decay and beta1 = 0.965
-    have been read in the 2.7.7 wheel; the released run leaves both betas at their defaults as far as is
-    known.
+    h and m start at zero, without bias correction. The order, the place of the weight decay and the default
+    beta1 = 0.965 were read in that wheel; that the released run leaves both betas at these defaults is
+    inferred from the size of its steps.
     """
 
     def __init__(

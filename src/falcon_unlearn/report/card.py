@@ -79,9 +79,10 @@ def _body(records: RunRecords) -> list[str]:
     verdict = judge(compared)
     forget = listing([corpus.name for corpus in records.data.corpora if corpus.role == "forget"])
     limits = [*specific_limits(records, compared, verdict), *general_limits()]
+    name = escape_markdown(records.base_model)
     return [
-        f"# {escape_markdown(records.base_model)}, changed by falcon-unlearn",
-        f"This model is {escape_markdown(records.base_model)} after unlearning by the {training.method} method. "
+        f"# {name}, changed by falcon-unlearn",
+        f"This model is {name} after unlearning by the {training.method} method. "
         f"It was to forget: {escape_markdown(forget)}. {tensor_sentence(records)}",
         "## Result",
         f"**{escape_markdown(verdict.title)}.**",
@@ -107,7 +108,10 @@ def _table(records: RunRecords) -> list[str]:
         cells = [change.set_name, change.role, change.label, str(change.before.num_items), guessing]
         cells += [_cell(change.before), _cell(change.after)]
         rows.append(f"| {' | '.join(escape_markdown(cell) for cell in cells)} |")
-    return ["\n".join(rows), f"In parentheses: {in_unit(records.recipe.evaluation.confidence, 'share')} intervals."]
+    return [
+        "\n".join(rows),
+        f"In parentheses: {in_unit(records.recipe.evaluation.confidence, 'share')} intervals.",
+    ]
 
 
 def _cell(metric: Metric) -> str:

@@ -19,10 +19,13 @@ from falcon_unlearn.report.svg import (
     element,
     horizontal_axis,
     line,
+    logarithmic_domain,
     path,
     text,
 )
 
+MAXIMUM_DOTS = 24
+"""Lines with at most this many points show each of them."""
 NUM_STYLES = 6
 """Line styles (colour and dash) that the style sheet defines."""
 
@@ -69,9 +72,10 @@ def line_chart(
     logarithmic: bool = False,
 ) -> Chart:
     """Draw lines over steps, with an optional horizontal reference and a marked step."""
-    canvas = Canvas(480, 250, top=34)
+    canvas = Canvas(480, 256, top=40)
     xs = [x for one in series for x, _ in one.points]
-    low, high = y_range or _value_range(series, include, logarithmic=logarithmic)
+    values = [y for one in series for _, y in one.points]
+    low, high = y_range or (logarithmic_domain(values) if logarithmic else domain(values, include=include))
     x = canvas.horizontal(*domain(xs, padding=0.0))
     y = canvas.vertical(low, high, logarithmic=logarithmic)
     axes(canvas, x, y, x_label, y_label)
@@ -83,28 +87,26 @@ def line_chart(
         canvas.add(_series_path(one, x, y))
     if not any(math.isfinite(value) for one in series for _, value in one.points):
         canvas.add(text((x.start + x.end) / 2, (y.start + y.end) / 2, "no finite values", "axis-title"))
-    legend = [LegendEntry(f"series-{one.style % NUM_STYLES}", one.label) for one in series] if len(series) > 1 else []
+    legend = []
+    if len(series) > 1:
+        legend = [LegendEntry(f"series-{one.style % NUM_STYLES}", one.label) for one in series]
     if marked_step is not None:
         legend.append(LegendEntry("marked", f"step that was kept ({marked_step:.0f})"))
     description = f"{note} {_ranges(series)}"
     return Chart(title, note, canvas.render(title, title, description), tuple(legend))
 
 
-def _value_range(series: Sequence[Series], include: Sequence[float], *, logarithmic: bool) -> tuple[float, float]:
-    values = [value for one in series for _, value in one.points if math.isfinite(value)]
-    if not logarithmic:
-        return domain(values, include=include)
-    positive = [value for value in values if value > 0]
-    return min(positive) / 1.2, max(positive) * 1.2
-
-
 def _series_path(one: Series, x: Scale, y: Scale) -> Markup:
-    placed = [(x(a), y(b)) if math.isfinite(a) and math.isfinite(b) else (math.nan, math.nan) for a, b in one.points]
-    drawn = path(placed, f"line series-{one.style % NUM_STYLES}")
+    style = f"series-{one.style % NUM_STYLES}"
+    placed = [
+        (x(step), y(value)) if math.isfinite(step) and math.isfinite(value) else (math.nan, math.nan)
+        for step, value in one.points
+    ]
+    drawn = path(placed, f"line {style}")
     finite = [point for point in placed if math.isfinite(point[0])]
-    if len(finite) > 24:
+    if len(finite) > MAXIMUM_DOTS:
         return drawn
-    dots = [element("circle", cx=a, cy=b, r=2.4, class_=f"dot series-{one.style % NUM_STYLES}") for a, b in finite]
+    dots = [element("circle", cx=across, cy=up, r=2.4, class_=f"dot {style}") for across, up in finite]
     return drawn + Markup("").join(dots)
 
 
@@ -131,9 +133,15 @@ class GridRow:
 
 
 def heat_grid(
-    title: str, note: str, rows: Sequence[GridRow], columns: Sequence[int], x_label: str, *, outlined: int | None = None
+    title: str,
+    note: str,
+    rows: Sequence[GridRow],
+    columns: Sequence[int],
+    x_label: str,
+    *,
+    outlined: int | None = None,
 ) -> Chart:
-    """Draw rows of cells, darker for higher values; missing values are crossed out."""
+    """Draw rows of cells, stronger in colour for higher values; missing values are crossed out."""
     canvas = Canvas(960, 12 + 34 * len(rows) + 44, left=190, top=6)
     width = (canvas.width - canvas.left - canvas.right) / max(1, len(columns))
     for index, row in enumerate(rows):
@@ -175,8 +183,8 @@ def _grid_columns(
             canvas.add(text(middle, bottom + 12, str(column)))
         if column == outlined:
             left = canvas.left + width * place
-            height = bottom - canvas.top - 4
-            canvas.add(element("rect", x=left, y=canvas.top - 1, width=width, height=height, class_="outline"))
+            size = {"width": width, "height": bottom - canvas.top - 4}
+            canvas.add(element("rect", x=left, y=canvas.top - 1, class_="outline", **size))
     canvas.add(text((canvas.left + canvas.width - canvas.right) / 2, bottom + 31, x_label, "axis-title"))
 
 
@@ -207,7 +215,9 @@ def bar_chart(title: str, note: str, bars: Sequence[Bar], x_label: str) -> Chart
     return Chart(title, note, canvas.render(title, title, description), is_wide=True)
 
 
-def null_band(canvas: Canvas, x: Scale, y: Scale, rows: Sequence[tuple[float, float, float]], class_: str) -> None:
+def null_band(
+    canvas: Canvas, x: Scale, y: Scale, rows: Sequence[tuple[float, float, float]], class_: str
+) -> None:
     """Draw an interval band over layers from (x, low, high) rows."""
     placed = [
         (x(at), y(low), y(high)) if all(map(math.isfinite, (low, high))) else (math.nan, math.nan, math.nan)

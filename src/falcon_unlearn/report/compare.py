@@ -62,6 +62,11 @@ class Change:
         return self.after.value - self.before.value
 
     @property
+    def relative(self) -> float:
+        """Divide the difference by the value before; NaN where that is zero."""
+        return float(self.difference / self.before.value) if self.before.value else math.nan
+
+    @property
     def is_paired(self) -> bool:
         """Tell whether enough paired items exist for a sign test."""
         return self.lost + self.gained >= MINIMUM_CLUSTERS
@@ -97,7 +102,10 @@ class Change:
 
     @property
     def is_at_chance(self) -> bool:
-        """Tell whether at most a tenth of the skill above guessing fits the interval, and a quarter the value."""
+        """Tell whether next to nothing is left of the skill above guessing.
+
+        The interval must reach down to a tenth of that skill, and the value to a quarter.
+        """
         floor = self.before.chance or 0.0
         skill = self.before.value - floor
         return self.after.low <= floor + 0.1 * skill and self.after.value <= floor + 0.25 * skill
@@ -114,7 +122,7 @@ def sign_test(lost: int, gained: int) -> float:
     if total == 0:
         return 1.0
     tail = sum(math.comb(total, count) for count in range(smaller + 1))
-    return min(1.0, 2 * tail / 2**total)
+    return min(1.0, 2 * tail / (1 << total))
 
 
 def changes(before: EvaluationResult, after: EvaluationResult, confidence: float) -> list[Change]:

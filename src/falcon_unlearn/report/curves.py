@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 
 from falcon_unlearn.report.charts import Chart, GridRow, Series, heat_grid, line_chart
+from falcon_unlearn.report.svg import spans_decades
 from falcon_unlearn.results import TrainingResult
 
+MAXIMUM_COLUMNS = 100
+"""A heat grid of more steps shows every n-th."""
 MAXIMUM_LINES = 6
 """Above this many tensors a heat grid replaces lines."""
 _COSINE = "cosine:"
@@ -25,7 +28,7 @@ def training_charts(training: TrainingResult) -> list[Chart]:
             "conflict_share",
             3,
             "share",
-            "Share of the tensors (or scopes) whose forget gradient opposed the retain gradient and was projected.",
+            "Share of the tensors (or scopes) whose two gradients opposed each other.",
             y_range=(0.0, 1.0),
         ),
         _norms(training),
@@ -45,7 +48,7 @@ def training_charts(training: TrainingResult) -> list[Chart]:
 
 def short_tensor_name(name: str) -> str:
     """Shorten `model.layers.5.mlp.down_proj.weight` to `5.mlp.down_proj`."""
-    parts = [part for part in name.split(".") if part not in {"weight"}]
+    parts = [part for part in name.split(".") if part != "weight"]
     numbered = [index for index, part in enumerate(parts) if part.isdigit()]
     return ".".join(parts[numbered[0] :]) if numbered else ".".join(parts)
 
@@ -99,12 +102,16 @@ def _single(
 
 
 def _norms(training: TrainingResult) -> Chart | None:
-    named = (("forget_norm", "forget tokens", 0), ("retain_norm", "retain tokens", 1), ("sink_norm", "attention sinks", 3))
-    series = [Series(label, points, style) for key, label, style in named if (points := _points(training, key))]
+    named = {
+        "forget_norm": ("forget tokens", 0),
+        "retain_norm": ("retain tokens", 1),
+        "sink_norm": ("attention sinks", 3),
+    }
+    found = {key: points for key in named if (points := _points(training, key))}
+    series = [Series(named[key][0], points, named[key][1]) for key, points in found.items()]
     if not series:
         return None
-    finite = [value for one in series for _, value in one.points if math.isfinite(value) and value > 0]
-    logarithmic = bool(finite) and max(finite) > 30 * min(finite)
+    logarithmic = spans_decades(value for one in series for _, value in one.points)
     note = "Mean Euclidean norm of the states at the loss layer. A sudden rise is a sign of divergence."
     return line_chart(
         "Activation norms",
@@ -122,7 +129,7 @@ def _cosines(training: TrainingResult) -> Chart | None:
     if not keys:
         return None
     title = "Agreement of the two gradients"
-    note = "Cosine of forget and retain gradient, per tensor. Below zero they conflict and the forget gradient is projected."
+    note = "Cosine of forget and retain gradient, per tensor. Below zero they conflict."
     if len(keys) > MAXIMUM_LINES:
         return _cosine_grid(training, keys, title)
     styles = [3, 2, 4, 5, 1, 0]
@@ -136,15 +143,17 @@ def _cosines(training: TrainingResult) -> Chart | None:
 
 
 def _cosine_grid(training: TrainingResult, keys: list[str], title: str) -> Chart:
+    every = max(1, math.ceil(len(training.history) / MAXIMUM_COLUMNS))
+    shown = training.history[::every]
     rows = [
         GridRow(
             short_tensor_name(key.removeprefix(_COSINE)),
-            [-row.get(key, math.nan) for row in training.history],
+            [-row.get(key, math.nan) for row in shown],
             0.0,
             1.0,
         )
         for key in keys
     ]
-    steps = [int(row.get("step", index)) for index, row in enumerate(training.history)]
-    note = "Strength of the conflict, per tensor: the negative cosine of forget and retain gradient; pale is none."
+    steps = [int(row.get("step", index)) for index, row in enumerate(shown)]
+    note = "Strength of the conflict: negative cosine of the two gradients, per tensor. No colour: none."
     return heat_grid(title, note, rows, steps, "step")

@@ -12,7 +12,19 @@ from markupsafe import Markup
 from falcon_unlearn.report.charts import Chart, GridRow, LegendEntry, heat_grid, null_band
 from falcon_unlearn.report.compare import Change
 from falcon_unlearn.report.format import in_unit, quantity, share, shorten
-from falcon_unlearn.report.svg import Canvas, Scale, axes, domain, element, horizontal_axis, line, path, text
+from falcon_unlearn.report.svg import (
+    Canvas,
+    Scale,
+    axes,
+    domain,
+    element,
+    horizontal_axis,
+    line,
+    logarithmic_domain,
+    path,
+    spans_decades,
+    text,
+)
 from falcon_unlearn.results import LayerValue, Metric, SelectionResult
 
 ROLE_NAMES = {
@@ -26,8 +38,9 @@ ROLE_NAMES = {
 def layer_chart(selection: SelectionResult, score_name: str) -> Chart:
     """Draw the score of every layer with its bootstrap interval and its permutation null."""
     layers = selection.layers
-    canvas = Canvas(960, 330, left=66, top=62)
-    numbers = [v for row in layers for v in (row.value, row.low, row.high, row.null_low, row.null_high) if v is not None]
+    canvas = Canvas(960, 340, left=66, top=70)
+    bounds = [(row.value, row.low, row.high, row.null_low, row.null_high) for row in layers]
+    numbers = [value for row in bounds for value in row if value is not None]
     x = canvas.horizontal(layers[0].layer - 0.5, layers[-1].layer + 0.5)
     y = canvas.vertical(*domain(numbers))
     _candidate_range(canvas, x, y, layers)
@@ -45,7 +58,10 @@ def layer_chart(selection: SelectionResult, score_name: str) -> Chart:
         legend.append(LegendEntry("null", "range under random labels or pairs"))
     legend.append(LegendEntry("candidates", "layers that may be chosen"))
     title = f"{score_name.capitalize()} by layer"
-    note = f"Chosen: layer {selection.layer}. Best candidate on its own: layer {selection.best_layer}."
+    note = (
+        f"Chosen: layer {selection.layer}. Best candidate on its own: layer {selection.best_layer}. "
+        "Hollow points may not be chosen."
+    )
     return Chart(title, note, canvas.render(title, title, note), tuple(legend), is_wide=True)
 
 
@@ -58,8 +74,9 @@ def layer_strip(selection: SelectionResult, score_name: str) -> Chart:
         GridRow("share of resamples won", [row.probability_best for row in selection.layers], 0.0, 1.0),
     ]
     note = (
-        f"Darker is higher. First row: {quantity(min(finite))} to {quantity(max(finite))}{_unit(selection)}; "
-        "second row: share of bootstrap resamples in which a layer is the best candidate. Outlined: chosen."
+        "A stronger colour is a higher value. "
+        f"First row: {quantity(min(finite))} to {quantity(max(finite))}{_unit(selection)}; "
+        "second row: share of bootstrap resamples that a layer wins. Outlined: chosen."
     )
     columns = [row.layer for row in selection.layers]
     return heat_grid("Heat strip over layers", note, rows, columns, "block", outlined=selection.layer)
@@ -82,9 +99,8 @@ def _candidate_range(canvas: Canvas, x: Scale, y: Scale, layers: Sequence[LayerV
         members = list(run)
         if allowed:
             left, right = x(members[0].layer - 0.5), x(members[-1].layer + 0.5)
-            canvas.add(
-                element("rect", x=left, y=y.end, width=right - left, height=y.start - y.end, class_="candidates")
-            )
+            size = {"width": right - left, "height": y.start - y.end}
+            canvas.add(element("rect", x=left, y=y.end, class_="candidates", **size))
 
 
 def _layer_dot(row: LayerValue, x: Scale, y: Scale, selection: SelectionResult) -> Markup:
@@ -100,14 +116,15 @@ def _layer_dot(row: LayerValue, x: Scale, y: Scale, selection: SelectionResult) 
 def _layer_labels(canvas: Canvas, x: Scale, y: Scale, selection: SelectionResult) -> None:
     """Label the chosen and the best layer on two lines, so that they cannot overlap."""
     same = selection.layer == selection.best_layer
-    labels = [(selection.layer, f"chosen and best: layer {selection.layer}" if same else f"chosen: layer {selection.layer}")]
+    lead = "chosen and best" if same else "chosen"
+    labels = [(selection.layer, f"{lead}: layer {selection.layer}")]
     if not same:
         labels.append((selection.best_layer, f"best: layer {selection.best_layer}"))
     values = {row.layer: row.value for row in selection.layers}
     for index, (layer, label) in enumerate(labels):
         if not math.isfinite(values.get(layer, math.nan)):
             continue
-        at, height = x(layer), y.end - 26 + 16 * index
+        at, height = x(layer), y.end - 34 + 16 * index
         anchor = "start" if at < (x.start + x.end) / 2 else "end"
         canvas.add(line(at, height + 5, at, y(values[layer]) - 7, "pointer"))
         canvas.add(text(at + (-4 if anchor == "start" else 4), height, label, "callout", anchor))
@@ -123,14 +140,18 @@ class _Row:
     first_of_set: bool = False
 
 
-def dumbbell_chart(title: str, note: str, compared: Sequence[Change], x_label: str, *, is_share: bool) -> Chart:
+def dumbbell_chart(
+    title: str, note: str, compared: Sequence[Change], x_label: str, *, is_share: bool
+) -> Chart:
     """Draw before and after with intervals, grouped by role, one row for each metric."""
     rows, height = _dumbbell_rows(compared)
     canvas = Canvas(960, height + 50, left=330, right=24, top=4)
     numbers = [v for c in compared for m in (c.before, c.after) for v in (m.value, m.low, m.high)]
-    positive = [value for value in numbers if math.isfinite(value) and value > 0]
-    logarithmic = not is_share and bool(positive) and max(positive) > 30 * min(positive)
-    low, high = (0.0, 1.0) if is_share else (domain(positive) if not logarithmic else (min(positive), max(positive)))
+    logarithmic = not is_share and spans_decades(numbers)
+    if is_share:
+        low, high = 0.0, 1.0
+    else:
+        low, high = logarithmic_domain(numbers) if logarithmic else domain(numbers)
     x = canvas.horizontal(low, high, logarithmic=logarithmic)
     for value in x.ticks(8):
         canvas.add(line(x(value), canvas.top, x(value), height, "grid"))
@@ -138,14 +159,18 @@ def dumbbell_chart(title: str, note: str, compared: Sequence[Change], x_label: s
         _draw_row(canvas, x, row)
     canvas.add(line(x.start, height, x.end, height, "axis"))
     horizontal_axis(canvas, x, height, x_label + (" (logarithmic)" if logarithmic else ""))
-    legend = [LegendEntry("before", "before"), LegendEntry("after", "after"), LegendEntry("whisker", "interval")]
+    legend = [LegendEntry(kind, kind) for kind in ("before", "after")]
+    legend.append(LegendEntry("whisker", "interval"))
     if any(change.before.chance is not None for change in compared):
         legend.append(LegendEntry("chance", "guessing"))
-    description = note + " " + " ".join(
-        f"{c.set_name}, {c.label}: {in_unit(c.before.value, c.before.unit)} to {in_unit(c.after.value, c.after.unit)}."
-        for c in compared
-    )
+    description = " ".join([note, *[_described(change) for change in compared]])
     return Chart(title, note, canvas.render(title, title, description), tuple(legend), is_wide=True)
+
+
+def _described(change: Change) -> str:
+    unit = change.before.unit
+    moved = f"{in_unit(change.before.value, unit)} to {in_unit(change.after.value, unit)}"
+    return f"{change.set_name}, {change.label}: {moved}."
 
 
 def _dumbbell_rows(compared: Sequence[Change]) -> tuple[list[_Row], float]:

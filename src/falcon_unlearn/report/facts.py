@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shlex
 
-from falcon_unlearn.report.format import byte_count, operations, plural, quantity
-from falcon_unlearn.report.records import RunRecords, public_name
+from falcon_unlearn.config.paths import public_name
+from falcon_unlearn.report.format import operations, plural, quantity
+from falcon_unlearn.report.records import RunRecords
 from falcon_unlearn.results import SelectionResult
+from falcon_unlearn.runs import format_bytes
 
 ESTIMATOR_NAMES = {
     "paired": "information between forget and retain states over random pairings",
@@ -20,6 +22,7 @@ Fact = tuple[str, str]
 def request(records: RunRecords) -> list[Fact]:
     """Say what the run was asked to do."""
     recipe, training = records.recipe, records.training
+    batch = recipe.train.batch_size
     names = {role: [c.name for c in records.data.corpora if c.role == role] for role in ("forget", "retain")}
     offset, conflict = recipe.objective.offset, recipe.objective.conflict
     return [
@@ -29,7 +32,8 @@ def request(records: RunRecords) -> list[Fact]:
         ("Method", training.method),
         (
             "Targets",
-            f"{offset.mode} mode, one per {offset.granularity}, {offset.directions} principal directions avoided",
+            f"{offset.mode} mode, one per {offset.resolved_granularity}, "
+            f"{offset.directions} principal directions avoided",
         ),
         ("Temperature", quantity(recipe.objective.temperature)),
         ("Conflict rule", f"{conflict.rule}, decided per {conflict.scope}"),
@@ -37,7 +41,7 @@ def request(records: RunRecords) -> list[Fact]:
         (
             "Update",
             f"{recipe.train.optimizer}, learning rate {quantity(training.learning_rate)}, "
-            f"{plural(training.steps_planned, 'step')} of {recipe.train.batch_size} + {recipe.train.batch_size} texts",
+            f"{plural(training.steps_planned, 'step')} of {batch} + {batch} texts",
         ),
         ("Seed", str(recipe.seed)),
     ]
@@ -56,7 +60,9 @@ def selection_facts(selection: SelectionResult) -> list[Fact]:
         ("Token position", selection.pooling),
     ]
     if selection.rank_stability is not None:
-        facts.append(("Rank stability", f"{selection.rank_stability:.2f} (1: resampling never reorders the layers)"))
+        facts.append(
+            ("Rank stability", f"{selection.rank_stability:.2f} (1: resampling never reorders the layers)")
+        )
     return [(label, value) for label, value in facts if value]
 
 
@@ -77,7 +83,8 @@ def tensor_sentence(records: RunRecords) -> str:
     changed = len(records.training.changes)
     if records.num_tensors is None:
         return f"{plural(changed, 'tensor')} changed; every other tensor is the original, unchanged."
-    return f"{changed} of {plural(records.num_tensors, 'tensor')} changed; the others are copies of the original."
+    total = plural(records.num_tensors, "tensor")
+    return f"{changed} of {total} changed; the others are copies of the original."
 
 
 def stage_seconds(records: RunRecords) -> dict[str, float]:
@@ -99,12 +106,20 @@ def cost_facts(records: RunRecords) -> list[Fact]:
     """Say what the run cost besides time."""
     training, environment = records.training, records.environment
     facts = [
-        ("Peak memory of the process", byte_count(training.peak_memory_bytes)),
-        ("Cached states", f"{byte_count(training.cache_bytes)} for {training.cached_tokens:,} tokens"),
+        ("Peak memory of the process", format_bytes(training.peak_memory_bytes)),
+        ("Cached states", f"{format_bytes(training.cache_bytes)} for {training.cached_tokens:,} tokens"),
     ]
     facts += [(f"Arithmetic, {name}", operations(value)) for name, value in training.flops.items()]
-    machine = f"{environment.processor}, {plural(environment.cores, 'core')}, {plural(environment.threads, 'thread')}"
-    facts.append(("Machine", f"{machine}, {byte_count(environment.memory_bytes)} memory, device {environment.device}"))
+    machine = (
+        f"{environment.processor}, {plural(environment.cores, 'core')}, "
+        f"{plural(environment.threads, 'thread')}"
+    )
+    facts.append(
+        (
+            "Machine",
+            f"{machine}, {format_bytes(environment.memory_bytes)} memory, device {environment.device}",
+        )
+    )
     return facts
 
 
@@ -125,9 +140,15 @@ def repeat_facts(records: RunRecords) -> list[Fact]:
         ("Python", f"{environment.python} on {environment.platform}"),
         ("Packages", ", ".join(f"{name} {version}" for name, version in environment.packages.items())),
     ]
-    facts += [(f"Data, {corpus.name}", f"{corpus.source}, sha256 {corpus.sha256}") for corpus in records.data.corpora]
+    facts += [
+        (f"Data, {corpus.name}", f"{corpus.source}, sha256 {corpus.sha256}")
+        for corpus in records.data.corpora
+    ]
     if manifest is None:
         return [*facts, ("Hashes", "of the weights and the output: see falcon/manifest.json")]
     facts.append(("falcon-unlearn", manifest.package_version))
     facts.append(("Fingerprint of the run", manifest.fingerprint))
-    return [*facts, *[(f"Weights, {name}", f"sha256 {value}") for name, value in manifest.base_weights_sha256.items()]]
+    return [
+        *facts,
+        *[(f"Weights, {name}", f"sha256 {value}") for name, value in manifest.base_weights_sha256.items()],
+    ]

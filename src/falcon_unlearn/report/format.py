@@ -81,17 +81,6 @@ def in_unit(value: float | None, unit: str) -> str:
     return share(value) if unit == "share" else quantity(value, 4)
 
 
-def byte_count(value: float | None) -> str:
-    """Write bytes with a binary unit."""
-    if value is None or not math.isfinite(value):
-        return MISSING
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if abs(value) < 1024 or unit == "TiB":
-            return f"{quantity(value)} {unit}"
-        value /= 1024
-    raise AssertionError("unreachable: TiB accepts every value")
-
-
 def duration(seconds: float | None) -> str:
     """Write a duration: 0.42 s, 12.3 s, 4 min 05 s, 2 h 03 min."""
     if seconds is None or not math.isfinite(seconds):

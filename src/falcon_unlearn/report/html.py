@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from falcon_unlearn.report import format as words
-from falcon_unlearn.report.records import SUBFOLDER, read_records
+from falcon_unlearn.report.records import read_records
 from falcon_unlearn.report.view import ReportView, build_view
+from falcon_unlearn.runs import RECORDS, write_text_atomic
 
 FILE_NAME = "report.html"
 
@@ -25,10 +23,10 @@ def render_report(folder: Path, output: Path | None = None) -> Path:
         output: Where to write; default `folder`/falcon/report.html.
 
     Raises:
-        UsageError: If a required record is missing or damaged.
+        UsageError: If a required record is missing or damaged, or the file cannot be written.
     """
-    target = output or folder / SUBFOLDER / FILE_NAME
-    write_text(target, render_view(build_view(read_records(folder))))
+    target = output or folder / RECORDS / FILE_NAME
+    write_text_atomic(target, render_view(build_view(read_records(folder))))
     return target
 
 
@@ -48,7 +46,6 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     for formatter in (
-        words.byte_count,
         words.duration,
         words.in_unit,
         words.points,
@@ -63,20 +60,3 @@ def environment() -> Environment:
 def _finalize(value: Any) -> Any:
     """Clean plain text; charts are Markup already, built from cleaned and escaped parts."""
     return words.clean(value) if type(value) is str else value
-
-
-def write_text(target: Path, content: str) -> None:
-    """Write a file completely or not at all."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, target)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise

@@ -16,11 +16,11 @@ LOW_RANK_STABILITY = 0.7
 
 GENERAL_LIMITS = (
     AUDIT_NOTE,
-    "Methods that steer a few early layers are known to be undone by fine-tuning on related text. Do not treat "
-    "this model as safe to hand to someone who wants the knowledge back and can change its weights.",
+    "Related methods that steer a few early layers have been undone by fine-tuning on related text, and this "
+    "run did not try. Do not rely on this model against someone who can change its weights.",
     "Only the wordings, formats and languages in the evaluation sets were tried. Knowledge may still show in "
     "others, with context, or over several turns.",
-    "There is no comparison with a model that never saw the forget data, so guessing level is the only floor shown.",
+    "There is no comparison with a model that never saw the forget data, so guessing is the only floor.",
 )
 
 
@@ -46,7 +46,8 @@ def specific_limits(records: RunRecords, compared: Sequence[Change] | None, verd
 
 
 def _below_chance_limit(verdict: Verdict) -> str:
-    return f"Over-forgetting on {listing(verdict.below_chance)}: below guessing, the answers reveal what is avoided."
+    names = listing(verdict.below_chance)
+    return f"Over-forgetting on {names}: below guessing, the answers reveal what is avoided."
 
 
 def _size_limits(compared: Sequence[Change]) -> list[str]:
@@ -58,15 +59,17 @@ def _size_limits(compared: Sequence[Change]) -> list[str]:
 
 
 def _overlap_limits(compared: Sequence[Change]) -> list[str]:
-    wanted = [c for c in compared if c.role == "forget" and c.before.desired != "unchanged" and not c.is_clear]
+    wanted = [
+        c for c in compared if c.role == "forget" and c.before.desired != "unchanged" and not c.is_clear
+    ]
     names = [f"{change.set_name}, {change.label}" for change in wanted]
     lines = [f"No clear change, though one was wanted: {'; '.join(names)}."] if names else []
     level = compared[0].level if compared else 0.05
     expected = len(compared) * level
     if expected >= 0.5:
         lines.append(
-            f"{plural(len(compared), 'comparison')} at the {share(level)} level: about {expected:.1f} would look "
-            "clear by chance alone. They are not corrected for their number."
+            f"{plural(len(compared), 'comparison')} at the {share(level)} level, not corrected for their "
+            f"number: about {expected:.1f} would look clear by chance alone."
         )
     return lines
 
@@ -80,8 +83,8 @@ def _format_limits(compared: Sequence[Change]) -> list[str]:
     if not broken:
         return []
     return [
-        f"On {listing(broken)} the model now rarely answers with an option letter, so the accuracy by letter says "
-        "more about format than about knowledge."
+        f"On {listing(broken)} the model now rarely answers with an option letter, so the accuracy by letter "
+        "says more about format than about knowledge."
     ]
 
 
@@ -103,8 +106,8 @@ def _selection_limits(records: RunRecords) -> list[str]:
     selection, lines = records.selection, []
     if selection.rank_stability is not None and selection.rank_stability < LOW_RANK_STABILITY:
         lines.append(
-            f"The ranking of layers is unstable under resampling (rank correlation {selection.rank_stability:.2f}): "
-            "another sample of the data could have chosen another layer."
+            "The ranking of layers is unstable under resampling (rank correlation "
+            f"{selection.rank_stability:.2f}): another sample of the data could have chosen another layer."
         )
     flagged: dict[str, list[str]] = {}
     for row in selection.layers:

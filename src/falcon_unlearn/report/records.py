@@ -7,12 +7,13 @@ import math
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from falcon_unlearn.config.paths import public_name, public_text
 from falcon_unlearn.config.recipe import Recipe
 from falcon_unlearn.errors import UsageError
 from falcon_unlearn.results import (
@@ -23,8 +24,8 @@ from falcon_unlearn.results import (
     SelectionResult,
     TrainingResult,
 )
+from falcon_unlearn.runs import RECORDS
 
-SUBFOLDER = "falcon"
 _MAXIMUM_HEADER_BYTES = 100_000_000
 _NUMBER_FIELDS = frozenset({"value", "low", "high", "probability_best", "norm_before", "norm_change"})
 
@@ -58,7 +59,7 @@ def read_records(folder: Path) -> RunRecords:
     Raises:
         UsageError: If a required file is missing or does not hold what its name promises.
     """
-    root = folder / SUBFOLDER
+    root = folder / RECORDS
     return RunRecords(
         recipe=_required(root / "recipe.resolved.yaml", Recipe, _parse_yaml),
         data=_required(root / "data.json", DataResult),
@@ -72,16 +73,8 @@ def read_records(folder: Path) -> RunRecords:
     )
 
 
-def public_name(name: str) -> str:
-    """Reduce an absolute path to its last part, so that no report tells where its author works."""
-    for kind in (PurePosixPath, PureWindowsPath):
-        if kind(name).is_absolute():
-            return kind(name).name or name
-    return name
-
-
 def public_recipe(recipe: Recipe) -> str:
-    """Write the recipe as YAML, with every absolute path reduced to its last part."""
+    """Write the recipe as YAML, with every local path reduced to its last part."""
     return yaml.safe_dump(_without_paths(recipe.model_dump(mode="json")), sort_keys=False, allow_unicode=True)
 
 
@@ -107,7 +100,7 @@ def _without_paths(value: Any) -> Any:
         return {key: _without_paths(part) for key, part in value.items()}
     if isinstance(value, list):
         return [_without_paths(part) for part in value]
-    return public_name(value) if isinstance(value, str) else value
+    return public_text(public_name(value)) if isinstance(value, str) else value
 
 
 def _parse_yaml(text: str) -> Any:
@@ -134,7 +127,7 @@ def _optional(
 
 
 def _required(path: Path, kind: type[RecordType], parse: Callable[[str], Any] = _parse_json) -> RecordType:
-    name = f"{SUBFOLDER}/{path.name}"
+    name = f"{RECORDS}/{path.name}"
     try:
         return kind.model_validate(parse(path.read_text(encoding="utf-8")))
     except FileNotFoundError:

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from markupsafe import Markup, escape
 
@@ -149,7 +150,7 @@ def axes(canvas: Canvas, x: Scale, y: Scale, x_label: str, y_label: str, *, whol
         canvas.add(text(x.start - 7, y(value) + 4, label, anchor="end"))
     canvas.add(line(x.start, y.start, x.end, y.start, "axis"))
     horizontal_axis(canvas, x, y.start, x_label, whole=whole_x)
-    canvas.add(text(x.start - 46, y.end - 8, y_label, "axis-title", "start"))
+    canvas.add(text(x.start - 46, y.end - 15, y_label, "axis-title", "start"))
 
 
 def horizontal_axis(canvas: Canvas, x: Scale, baseline: float, label: str, *, whole: bool = False) -> None:
@@ -184,14 +185,19 @@ def tick_labels(ticks: Sequence[float]) -> list[str]:
     """Write ticks with as many decimals as their distance needs."""
     if len(ticks) < 2:
         return [quantity(value) for value in ticks]
-    largest, step = max(abs(value) for value in ticks), min(b - a for a, b in zip(ticks, ticks[1:], strict=False))
+    largest, step = (
+        max(abs(value) for value in ticks),
+        min(b - a for a, b in pairwise(ticks)),
+    )
     if largest >= 1e5 or largest < 1e-3:
         return [quantity(value, 2 if largest >= 1e5 else 3) for value in ticks]
     decimals = max(0, -math.floor(math.log10(step) + 1e-9))
     return [f"{value or 0.0:,.{decimals}f}" for value in ticks]
 
 
-def domain(values: Iterable[float], *, include: Sequence[float] = (), padding: float = 0.06) -> tuple[float, float]:
+def domain(
+    values: Iterable[float], *, include: Sequence[float] = (), padding: float = 0.06
+) -> tuple[float, float]:
     """Return a non-empty range around all finite `values`; (0, 1) where there are none."""
     finite = [value for value in (*values, *include) if math.isfinite(value)]
     if not finite:
@@ -202,3 +208,15 @@ def domain(values: Iterable[float], *, include: Sequence[float] = (), padding: f
         return low - margin, high + margin
     margin = (high - low) * padding
     return (low if low in include else low - margin), (high if high in include else high + margin)
+
+
+def spans_decades(values: Iterable[float]) -> bool:
+    """Tell whether positive values differ so much that only a logarithmic scale shows them all."""
+    positive = [value for value in values if math.isfinite(value) and value > 0]
+    return bool(positive) and max(positive) > 30 * min(positive)
+
+
+def logarithmic_domain(values: Iterable[float]) -> tuple[float, float]:
+    """Return a range around all positive finite `values`, of which there must be one."""
+    positive = [value for value in values if math.isfinite(value) and value > 0]
+    return min(positive) / 1.2, max(positive) * 1.2

@@ -112,7 +112,7 @@ def _headline(state: ForgetState, kept: KeptState, *, partial: bool, below_chanc
         return "bad", f"Forgetting failed: the forget set is answered as before{ending}"
     forgot = {
         "guessing": "The forget set is no longer answered better than by guessing",
-        "weakened": "Forgetting is partial: answers on the forget set got worse but stay above guessing",
+        "weakened": "Forgetting is partial: answers got worse, but not down to guessing on every test",
         "unchanged": "Forgetting is partial: at least one forget set is answered as before",
     }[state]
     if below_chance and state == "guessing":
@@ -152,8 +152,8 @@ def _below_chance_sentence(names: list[str]) -> list[str]:
     if not names:
         return []
     return [
-        f"On {listing(names)} the right answer is now chosen less often than by guessing. A model that avoids "
-        "the right answer still betrays it: forgetting went too far."
+        f"On {listing(names)} the right answer is now chosen less often than by guessing. A model that "
+        "avoids the right answer still betrays it: forgetting went too far."
     ]
 
 
@@ -170,8 +170,8 @@ def _kept_sentences(compared: list[Change]) -> list[str]:
             sentences.append(f"To keep: no score fell on any of {plural(num_sets, 'set')}.")
         else:
             sentences.append(
-                f"To keep: the largest loss on {plural(num_sets, 'set')} is {points(worst.difference)} points, "
-                f"{worst.set_name}: {describe(worst)}; {_confidence_words(worst)}."
+                f"To keep: the largest loss on {plural(num_sets, 'set')} is {points(worst.difference)} "
+                f"points, {worst.set_name}: {describe(worst)}; {_confidence_words(worst)}."
             )
     sentences += [_perplexity_sentence(c) for c in kept if c.before.name == "perplexity"]
     return sentences
@@ -182,7 +182,6 @@ def _confidence_words(change: Change) -> str:
 
 
 def _perplexity_sentence(change: Change) -> str:
-    before, after = change.before.value, change.after.value
-    relative = f" ({signed(100 * (after / before - 1), 2)}%)" if before else ""
-    text = f"{quantity(before, 4)} to {quantity(after, 4)}{relative}"
+    moved = f"{quantity(change.before.value, 4)} to {quantity(change.after.value, 4)}"
+    text = f"{moved} ({signed(100 * change.relative, 2)}%)"
     return f"Perplexity of {change.set_name}: {text}; {_confidence_words(change)}."

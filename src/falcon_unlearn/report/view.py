@@ -31,12 +31,14 @@ from falcon_unlearn.report.facts import (
 from falcon_unlearn.report.format import duration, in_unit, shorten
 from falcon_unlearn.report.limits import general_limits, specific_limits
 from falcon_unlearn.report.records import RunRecords, public_recipe
-from falcon_unlearn.report.verdict import AUDIT_NOTE, Verdict, judge, key_changes, kept_changes
+from falcon_unlearn.report.verdict import AUDIT_NOTE, Verdict, judge, kept_changes, key_changes
 from falcon_unlearn.results import CorpusCount, EvaluationResult, GenerationSample, Metric, SelectionResult
 
 MAXIMUM_SAMPLE_CHARACTERS = 800
 
 Row = TypeVar("Row")
+
+
 @dataclass(frozen=True)
 class Tile:
     """Show one number at a glance."""
@@ -130,16 +132,15 @@ def build_view(records: RunRecords) -> ReportView:
 
 
 def _tiles(records: RunRecords, compared: list[Change]) -> list[Tile]:
-    tiles = []
-    for change in key_changes(compared, "forget")[:1]:
-        tiles.append(_change_tile(f"To forget: {change.set_name}", change))
+    first = key_changes(compared, "forget")[:1]
+    tiles = [_change_tile(f"To forget: {change.set_name}", change) for change in first]
     kept = kept_changes(compared)
     shares = [change for change in kept if change.before.unit == "share"]
     if shares:
         worst = min(shares, key=lambda change: change.difference)
         tiles.append(_change_tile(f"Worst kept score: {worst.set_name}", worst))
-    for change in [change for change in kept if change.before.name == "perplexity"][:1]:
-        tiles.append(_change_tile(f"Perplexity: {change.set_name}", change))
+    perplexities = [change for change in kept if change.before.name == "perplexity"][:1]
+    tiles += [_change_tile(f"Perplexity: {change.set_name}", change) for change in perplexities]
     training = records.training
     trained = f"{training.trained_parameters / max(1, training.total_parameters):.1%} of the parameters"
     of_all = f" of {records.num_tensors:,}" if records.num_tensors else ""
@@ -151,9 +152,10 @@ def _tiles(records: RunRecords, compared: list[Change]) -> list[Tile]:
 
 def _change_tile(label: str, change: Change) -> Tile:
     unit = change.before.unit
-    value = f"{in_unit(change.before.value, unit)} \u2192 {in_unit(change.after.value, unit)}"
-    guessing = "" if change.before.chance is None else f", guessing {in_unit(change.before.chance, unit)}"
-    return Tile(label, value, f"{change.label}{guessing}")
+    guessing = "" if change.before.chance is None else f"; guessing {in_unit(change.before.chance, unit)}"
+    test = "" if change.before.name == "perplexity" else f"; {change.label}"
+    note = f"from {in_unit(change.before.value, unit)}{test}{guessing}"
+    return Tile(label, in_unit(change.after.value, unit), note)
 
 
 def _selection_charts(selection: SelectionResult) -> list[Chart]:
@@ -195,14 +197,16 @@ def _grouped(rows: Sequence[Row], key: Callable[[Row], str]) -> list[tuple[str, 
 
 def _result_charts(compared: Sequence[Change]) -> list[Chart]:
     charts = []
-    shares = [change for change in compared if change.before.unit == "share"]
+    shares = [c for c in compared if c.before.unit == "share" and c.before.name != "letter_mass"]
     if shares:
         note = f"Scores with their intervals. {chance_words(shares)}"
         charts.append(dumbbell_chart("Before and after", note, shares, "share", is_share=True))
     perplexities = [change for change in compared if change.before.name == "perplexity"]
     if perplexities:
         note = "How surprised the model is by a text; lower is better where text is to be kept."
-        charts.append(dumbbell_chart("Perplexity", note, perplexities, "perplexity per token", is_share=False))
+        charts.append(
+            dumbbell_chart("Perplexity", note, perplexities, "perplexity per token", is_share=False)
+        )
     return charts
 
 

@@ -161,7 +161,9 @@ def _average_ranks(values: FloatArray) -> FloatArray:
 
 
 def _candidate_scores(scores: LayerScores, candidates: tuple[int, int] | None) -> list[LayerScore]:
-    low, high = candidates if candidates is not None else (0, max(s.layer for s in scores.scores))
+    low, high = (
+        candidates if candidates is not None else (0, max((s.layer for s in scores.scores), default=0))
+    )
     chosen = [score for score in scores.scores if low <= score.layer <= high]
     if not chosen:
         missing = [layer for layer in scores.missing if low <= layer <= high]

@@ -15,7 +15,8 @@ from torch import Tensor
 from falcon_unlearn.activations.collect import CachedStates, sink_tokens
 from falcon_unlearn.config.objective import ConflictSettings, ObjectiveSettings
 from falcon_unlearn.config.train import TrainSettings
-from falcon_unlearn.conflict import ResolvedGradients, resolve_conflict
+from falcon_unlearn.conflict import Gramian, ResolvedGradients, resolve_conflict
+from falcon_unlearn.conflict.gramian import sum_gramians
 from falcon_unlearn.data.batches import BatchPlan, StepBatch
 from falcon_unlearn.errors import NumericalError
 from falcon_unlearn.events import EventSink, TrainingStepped
@@ -78,6 +79,8 @@ class UnlearningLoop:
         self.learning_rate = learning_rate
         self.norm_guard = NormGuard(settings.divergence_factor)
         self.num_tokens = 0
+        self.gramians: list[Gramian] = []
+        self._before_step: dict[str, Tensor] = {}
 
     def run(self, plan: BatchPlan, sink: EventSink) -> TrainingOutcome:
         """Take all steps, or stop where the utility budget ends.
@@ -121,6 +124,7 @@ class UnlearningLoop:
         retain_gradients = {name: multiplier * gradient for name, gradient in retain_gradients.items()}
         resolved = combine(forget_gradients, retain_gradients, self.objective_settings.conflict, self.layers)
         check_finite_tensors("gradient", resolved.gradients, step)
+        self.gramians.append(sum_gramians(resolved.gramians.values()))
         self._before_step = self.masters.snapshot() if self.settings.maximum_retain_drift is not None else {}
         self._update(step, resolved)
         row = {"step": float(step), "domain": float(indices.domain), "forget_loss": forget_loss}

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from falcon_unlearn.activations.collect import CachedStates, cache_states, sink_tokens
 from falcon_unlearn.config.recipe import Recipe
+from falcon_unlearn.conflict import Gramian
 from falcon_unlearn.data.batches import BatchPlan, plan_batches
 from falcon_unlearn.data.corpora import Corpus, PreparedData
 from falcon_unlearn.events import EventSink, Progress, StageFinished, StageStarted
@@ -67,11 +68,39 @@ def unlearn_window(
     Raises:
         NumericalError: The run diverged; the model holds its original tensors again.
     """
+    run = _train(engine, data, recipe, layer, folder, sink)
+    changed = run.masters.commit()
+    return Session(_record(engine, recipe, run, data), changed, run.masters.original)
+
+
+def probe_window(
+    engine: BlockEngine, data: PreparedData, recipe: Recipe, layer: int, folder: Path, sink: EventSink
+) -> list[Gramian]:
+    """Train like `unlearn_window`, put the model back, and return the gradients' inner products by step."""
+    run = _train(engine, data, recipe, layer, folder, sink)
+    run.masters.revert()
+    return run.gramians
+
+
+@dataclass(frozen=True)
+class _TrainedRun:
+    window: tuple[int, int]
+    layers: dict[str, int]
+    masters: Masters
+    caches: _Caches
+    outcome: TrainingOutcome
+    gramians: list[Gramian]
+    learning_rate: float
+    seconds: float
+
+
+def _train(
+    engine: BlockEngine, data: PreparedData, recipe: Recipe, layer: int, folder: Path, sink: EventSink
+) -> _TrainedRun:
     settings = recipe.train
     window = (layer - settings.layers + 1, layer)
-    layers = resolve_trained_parameters(
-        engine.model, engine.structure, settings.modules, range(window[0], window[1] + 1)
-    )
+    blocks = range(window[0], window[1] + 1)
+    layers = resolve_trained_parameters(engine.model, engine.structure, settings.modules, blocks)
     masters = Masters(engine.model, list(layers))
     caches = _cache_all(engine, data, recipe, window, folder, sink)
     started = time.perf_counter()
@@ -91,10 +120,8 @@ def unlearn_window(
         if not finished:
             masters.revert()
     seconds = time.perf_counter() - started
-    changed = masters.commit()
     sink(StageFinished(stage="train", seconds=seconds))
-    result = _record(engine, recipe, window, layers, masters, caches, outcome, rate, seconds, data)
-    return Session(result, changed, masters.original)
+    return _TrainedRun(window, layers, masters, caches, outcome, loop.gramians, rate, seconds)
 
 
 def resolve_learning_rate(requested: float | str, relative_step: float, masters: Masters) -> float:
@@ -191,20 +218,11 @@ def _fit_objective(caches: _Caches, recipe: Recipe) -> FalconObjective:
     )
 
 
-def _record(
-    engine: BlockEngine,
-    recipe: Recipe,
-    window: tuple[int, int],
-    layers: dict[str, int],
-    masters: Masters,
-    caches: _Caches,
-    outcome: TrainingOutcome,
-    rate: float,
-    seconds: float,
-    data: PreparedData,
-) -> TrainingResult:
+def _record(engine: BlockEngine, recipe: Recipe, run: _TrainedRun, data: PreparedData) -> TrainingResult:
+    masters, caches, outcome, window = run.masters, run.caches, run.outcome, run.window
     block_parameters = sum(p.numel() for p in engine.block(window[1]).parameters())
     trained = sum(value.numel() for value in masters.values.values())
+    num_blocks = window[1] - window[0] + 1
     return TrainingResult.model_validate(
         {
             "method": recipe.method,
@@ -213,22 +231,22 @@ def _record(
             "steps_done": outcome.steps_done,
             "kept_step": outcome.kept_step,
             "window": window,
-            "trained": list(layers),
+            "trained": list(run.layers),
             "trained_parameters": trained,
             "total_parameters": count_parameters(engine.model),
-            "learning_rate": rate,
+            "learning_rate": run.learning_rate,
             "compute_dtype": str(caches.compute_dtype).removeprefix("torch."),
             "history": outcome.history,
             "domains": [corpus.name for corpus in data.forget],
             "changes": masters.changes(),
             "seconds_cache": caches.seconds,
-            "seconds_train": seconds,
+            "seconds_train": run.seconds,
             "cached_tokens": caches.num_tokens,
             "cache_bytes": caches.num_bytes,
             "peak_memory_bytes": peak_memory_bytes(),
             "flops": {
                 "cache": cache_flops(caches.num_tokens, block_parameters, window[1]),
-                "train": train_flops(outcome.num_tokens, block_parameters, window[1] - window[0] + 1, trained),
+                "train": train_flops(outcome.num_tokens, block_parameters, num_blocks, trained),
             },
         }
     )

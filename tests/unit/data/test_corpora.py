@@ -45,13 +45,13 @@ def prepare(texts, data=None, seed=0, **options):
 
 def test_counts_add_up_and_sets_are_disjoint():
     forget = [*sentences("gold", 30), "GOLD  fact 3: item 21 of gold equals 9", "too short", " ", "w " * 20]
-    retain = [*sentences("city", 40), forget[5], forget[6].upper()]
+    retain = [*sentences("city", 40), forget[5], forget[6].upper(), forget[5].lower()]
     data = prepare({"f": forget, "r": retain})
     first, second = data.result.corpora
     assert (first.role, first.read, first.too_short, first.cut, first.duplicates) == ("forget", 34, 2, 1, 1)
     assert (first.training, first.held_out, first.overlapping) == (28, 3, 0)
-    assert (second.role, second.read, second.overlapping, second.too_short) == ("retain", 42, 2, 0)
-    assert (second.training, second.held_out) == (36, 4)
+    assert (second.role, second.read, second.overlapping, second.too_short) == ("retain", 43, 2, 0)
+    assert (second.training, second.held_out, second.duplicates) == (36, 4, 1)
     for count, corpus in zip(data.result.corpora, (*data.forget, *data.retain), strict=True):
         assert count.training == len(corpus.training)
         assert count.held_out == len(corpus.held_out) == len(corpus.held_out_examples)
@@ -60,7 +60,7 @@ def test_counts_add_up_and_sets_are_disjoint():
         assert [e.plain_text for e in corpus.held_out_examples] == [e.text for e in corpus.held_out]
         dropped = count.too_short + count.duplicates + count.overlapping
         assert count.read == dropped + count.training + count.held_out
-    assert data.result.warnings == ["r: 2 of 42 retain examples occur in forget text; dropped"]
+    assert data.result.warnings == ["r: 3 of 43 retain examples occur in forget text; dropped"]
 
 
 def test_read_from_files(tmp_path):
@@ -154,6 +154,20 @@ def test_blank_answers_never_reach_training():
     )
     assert data.result.corpora[0].too_short == 1
     assert all(any(e.answer_mask) for e in data.forget[0].training)
+
+
+def test_examples_without_answer_tokens_count_as_too_short():
+    def cut_off(example):
+        mask = (not example.text.startswith("f fact 2:"),) * 6
+        return EncodedExample((1, 2, 3, 4, 5, 6), mask, example.text, False)
+
+    data = prepare_corpora(
+        settings(),
+        cut_off,
+        seed=0,
+        load=lambda c: make_corpus(map(Example.of_text, sentences(c.name, 5)), c.name),
+    )
+    assert [count.too_short for count in data.result.corpora] == [1, 0]
 
 
 def test_self_sampled_retain_text():

@@ -129,7 +129,6 @@ def test_distractors_of_symbols_share_an_initial_when_there_are_enough():
 
 
 @pytest.mark.parametrize("name", GENERATION_SETS)
-@pytest.mark.parametrize("name", GENERATION_SETS)
 def test_shots_are_not_evaluated(name: str):
     entities = {item["cluster"].split("/")[1] for item in choice_items(name)}
     for item in generation_items(name):

@@ -87,7 +87,7 @@ def test_percentile_interval_holds_the_central_share() -> None:
 
 def test_bad_input_is_named() -> None:
     generator = np.random.default_rng(0)
-    with pytest.raises(DataError, match="at least|trials >= 1"):
+    with pytest.raises(DataError, match="trials >= 1"):
         wilson_interval(0, 0)
     with pytest.raises(DataError, match="4 of 3"):
         wilson_interval(4, 3)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -106,7 +108,7 @@ def test_bad_settings_name_the_setting() -> None:
 def test_streaming_equals_one_shot(cuts: list[int], seed: int) -> None:
     samples = decaying_samples(60, 8, seed) + 1000.0
     bounds = [0, *sorted(set(cuts)), 60]
-    batches = [samples[low:high] for low, high in zip(bounds, bounds[1:], strict=False)]
+    batches = [samples[low:high] for low, high in itertools.pairwise(bounds)]
     streamed, other = StreamingCovariance(8), StreamingCovariance(8)
     for index, batch in enumerate(batches):
         (streamed if index % 2 == 0 else other).update(batch)

@@ -1,0 +1,218 @@
+"""Run all stages and write the output folder in one step at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from falcon_unlearn._version import __version__
+from falcon_unlearn.checkpoints.writer import write_checkpoint
+from falcon_unlearn.config.recipe import Recipe
+from falcon_unlearn.evaluation.sets import EvaluationSet, load_sets
+from falcon_unlearn.events import EventSink, ignore_events
+from falcon_unlearn.models.access import LoadedModel
+from falcon_unlearn.models.engine import tensors_replaced
+from falcon_unlearn.pipeline.evaluating import evaluate_in
+from falcon_unlearn.pipeline.selecting import select_in
+from falcon_unlearn.pipeline.workspace import Workspace, fill_workspace, open_workspace, seeded, timed_stage
+from falcon_unlearn.report import model_card, render_report
+from falcon_unlearn.results import EvaluationResult, RunSummary, SelectionResult
+from falcon_unlearn.runs import (
+    RECORDS,
+    capture_environment,
+    fingerprint,
+    public_name,
+    sha256_file,
+    staged_folder,
+    write_json_atomic,
+    write_manifest,
+    write_text_atomic,
+)
+from falcon_unlearn.training.session import Session, unlearn_window
+
+
+def run_pipeline(
+    recipe: Recipe,
+    output: Path,
+    *,
+    typed_recipe: str,
+    command: str,
+    sink: EventSink = ignore_events,
+) -> RunSummary:
+    """Load, measure, select, unlearn, measure again, write and report.
+
+    Args:
+        recipe: The validated recipe.
+        output: New folder for the model and `falcon/`.
+        typed_recipe: The recipe as the user wrote it.
+        command: A command that repeats the run.
+        sink: Receives progress.
+
+    Raises:
+        FalconError: Something cannot be used or went wrong; `output` does not exist then.
+    """
+    return _run(recipe, output, typed_recipe, command, sink, evaluate=True)
+
+
+def unlearn(
+    recipe: Recipe, output: Path, *, typed_recipe: str, command: str, sink: EventSink = ignore_events
+) -> RunSummary:
+    """Run without evaluation: select unless the layer is fixed, unlearn, write, report."""
+    return _run(recipe, output, typed_recipe, command, sink, evaluate=False)
+
+
+def _run(
+    recipe: Recipe, output: Path, typed: str, command: str, sink: EventSink, *, evaluate: bool
+) -> RunSummary:
+    seconds: dict[str, float] = {}
+    with seeded(recipe.seed, recipe.runtime.threads), staged_folder(output) as staging:
+        sets = load_sets(recipe.evaluation, seed=recipe.seed) if evaluate else []
+        workspace = open_workspace(recipe, sink, seconds)
+        return _finish(workspace, recipe, output, staging, typed, command, sink, seconds, sets if evaluate else None)
+
+
+def run_loaded(
+    loaded: LoadedModel,
+    recipe: Recipe,
+    output: Path,
+    *,
+    typed_recipe: str = "",
+    command: str = "",
+    sink: EventSink = ignore_events,
+) -> RunSummary:
+    """Run all stages on a model that is in memory; the model is changed in place."""
+    seconds: dict[str, float] = {}
+    with seeded(recipe.seed, recipe.runtime.threads), staged_folder(output) as staging:
+        sets = load_sets(recipe.evaluation, seed=recipe.seed)
+        workspace = fill_workspace(loaded, recipe, sink, seconds)
+        return _finish(workspace, recipe, output, staging, typed_recipe, command, sink, seconds, sets)
+
+
+def _finish(
+    workspace: Workspace,
+    recipe: Recipe,
+    output: Path,
+    staging: Path,
+    typed: str,
+    command: str,
+    sink: EventSink,
+    seconds: dict[str, float],
+    sets: list[EvaluationSet] | None,
+) -> RunSummary:
+    records = staging / RECORDS
+    records.mkdir()
+    before = after = None
+    if sets is not None:
+        before = evaluate_in(workspace, recipe, "before", sets, None, sink, seconds)
+    with TemporaryDirectory(dir=staging, prefix="scratch-") as scratch:
+        selection = select_in(workspace, recipe, sink, seconds, Path(scratch))
+        session = unlearn_window(workspace.engine, workspace.data, recipe, selection.layer, Path(scratch), sink)
+    seconds |= {"cache": session.result.seconds_cache, "train": session.result.seconds_train}
+    if sets is not None:
+        after = evaluate_in(workspace, recipe, "after", sets, original_weights(workspace, session), sink, seconds)
+    with timed_stage("write", "writing the model", sink, seconds):
+        loaded = workspace.loaded
+        write_checkpoint(
+            staging, session.changed, source=loaded.folder, model=loaded.model, tokenizer=loaded.tokenizer
+        )
+        _write_records(records, workspace, recipe, typed, selection, session, before, after)
+    with timed_stage("report", "writing the report", sink, seconds):
+        _write_manifest(staging, workspace, recipe, command, seconds)
+        card = _base_card(loaded.folder)
+        write_text_atomic(staging / "README.md", model_card(staging, card))
+        render_report(staging)
+        # The manifest comes again, and last: now it covers card and report.
+        _write_manifest(staging, workspace, recipe, command, seconds)
+    return RunSummary(
+        output=public_name(output),
+        report=str(output / RECORDS / "report.html"),
+        data=workspace.data.result,
+        selection=selection,
+        training=session.result,
+        before=before,
+        after=after,
+        seconds=seconds,
+    )
+
+
+def original_weights(workspace: Workspace, session: Session) -> Callable[[], AbstractContextManager[None]]:
+    """Return a context manager factory that puts the original tensors back for a while."""
+    original: dict[str, Tensor] = session.original
+    return lambda: tensors_replaced(workspace.loaded.model, original)
+
+
+def _write_records(
+    records: Path,
+    workspace: Workspace,
+    recipe: Recipe,
+    typed: str,
+    selection: SelectionResult,
+    session: Session,
+    before: EvaluationResult | None,
+    after: EvaluationResult | None,
+) -> None:
+    resolved = resolved_recipe(recipe, selection, session)
+    write_text_atomic(records / "recipe.yaml", typed)
+    write_text_atomic(records / "recipe.resolved.yaml", yaml.safe_dump(resolved, sort_keys=False))
+    write_json_atomic(records / "data.json", workspace.data.result)
+    write_json_atomic(records / "selection.json", selection)
+    write_json_atomic(records / "training.json", session.result)
+    device = str(workspace.engine.device)
+    write_json_atomic(
+        records / "environment.json", capture_environment(device, torch.get_num_threads(), recipe.seed)
+    )
+    for name, result in (("before", before), ("after", after)):
+        if result is not None:
+            write_json_atomic(records / f"evaluation.{name}.json", result)
+
+
+def resolved_recipe(recipe: Recipe, selection: SelectionResult, session: Session) -> dict[str, Any]:
+    """Return the recipe with every `auto` decided, so that repeating it decides nothing anew.
+
+    Local paths are reduced to their names: a recipe in a published folder must not tell where files lay.
+    """
+    plain = recipe.model_dump(mode="json")
+    plain["model"]["name"] = public_name(recipe.model.name)
+    for corpus in (*plain["data"]["forget"], *plain["data"]["retain"], *plain["evaluation"]["sets"]):
+        corpus["path"] = public_name(corpus["path"])
+    plain["selection"]["layer"] = selection.layer
+    plain["train"]["learning_rate"] = session.result.learning_rate
+    plain["train"]["compute_dtype"] = session.result.compute_dtype
+    plain["objective"]["offset"]["granularity"] = recipe.objective.offset.resolved_granularity
+    return plain
+
+
+def _write_manifest(
+    staging: Path, workspace: Workspace, recipe: Recipe, command: str, seconds: dict[str, float]
+) -> None:
+    weights = weight_hashes(workspace.loaded)
+    write_manifest(
+        staging,
+        fingerprint=fingerprint(
+            recipe=recipe, data=workspace.data.result, weights=weights, version=__version__
+        ),
+        base_model=public_name(recipe.model.name),
+        base_weights_sha256=weights,
+        command=command,
+        seconds=seconds,
+    )
+
+
+def weight_hashes(loaded: LoadedModel) -> dict[str, str]:
+    """Return the sha256 of every weight file of the original model; empty for models that were in memory."""
+    if loaded.folder is not None:
+        return {path.name: sha256_file(path) for path in sorted(loaded.folder.glob("*.safetensors"))}
+    path = Path(loaded.name).expanduser()
+    return {path.name: sha256_file(path)} if path.is_file() else {}
+
+
+def _base_card(folder: Path | None) -> str:
+    card = folder / "README.md" if folder is not None else None
+    return card.read_text(encoding="utf-8", errors="replace") if card is not None and card.is_file() else ""

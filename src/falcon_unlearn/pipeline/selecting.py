@@ -1,0 +1,181 @@
+"""Step 1 over a loaded model: pool states of all layers, score, choose."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from falcon_unlearn.activations.collect import pool_all_layers
+from falcon_unlearn.config.recipe import Recipe
+from falcon_unlearn.data.corpora import Corpus
+from falcon_unlearn.events import EventSink, Progress, ignore_events
+from falcon_unlearn.models.engine import BlockEngine
+from falcon_unlearn.pipeline.workspace import Workspace, open_workspace, seeded, timed_stage
+from falcon_unlearn.results import LayerValue, SelectionResult
+from falcon_unlearn.selection.estimators import score_layers
+from falcon_unlearn.selection.rank import LayerChoice, LayerRanking, choose_layer, rank_layers
+from falcon_unlearn.selection.score import LayerScores
+from falcon_unlearn.selection.settings import InformationSettings
+from falcon_unlearn.training.conflict_probe import probe_gradient_conflict
+
+
+def select_layer(recipe: Recipe, *, sink: EventSink = ignore_events) -> SelectionResult:
+    """Load model and data and run step 1 alone.
+
+    Raises:
+        FalconError: The model, the data or the settings cannot be used.
+    """
+    with seeded(recipe.seed, recipe.runtime.threads):
+        workspace = open_workspace(recipe, sink, {})
+        return select_in(workspace, recipe, sink, {})
+
+
+def select_in(
+    workspace: Workspace, recipe: Recipe, sink: EventSink, seconds: dict[str, float], scratch: Path | None = None
+) -> SelectionResult:
+    """Choose the loss layer of a loaded model, or record the one the user fixed."""
+    if recipe.selection.layer is not None:
+        return fixed_selection(recipe.selection.layer)
+    with timed_stage("select", f"scoring {workspace.engine.structure.num_blocks} layers", sink, seconds):
+        if recipe.selection.estimator == "gradient_conflict":
+            return _select_by_gradients(workspace, recipe, sink, scratch)
+        return _select_by_information(workspace, recipe, sink)
+
+
+def fixed_selection(layer: int) -> SelectionResult:
+    """Record a layer that the user fixed."""
+    return SelectionResult(
+        estimator="fixed",
+        unit="none",
+        layer=layer,
+        best_layer=layer,
+        fixed=True,
+        rule="fixed",
+        explanation=f"Layer {layer} was fixed by the user; no selection ran.",
+    )
+
+
+def candidate_range(recipe: Recipe, num_blocks: int) -> tuple[int, int]:
+    """Return first and last block that may be chosen: inside the depth range, with room for the window."""
+    low, high = recipe.selection.candidates
+    lowest = max(recipe.train.layers - 1, round(low * num_blocks))
+    highest = min(num_blocks - 1, round(high * num_blocks))
+    return min(lowest, num_blocks - 1), max(min(lowest, num_blocks - 1), highest)
+
+
+def _select_by_information(workspace: Workspace, recipe: Recipe, sink: EventSink) -> SelectionResult:
+    started = time.perf_counter()
+    chosen = {f"forget {c.name}": draw_samples(c, recipe, c.name) for c in workspace.data.forget}
+    retain_rows = draw_mixture(workspace.data.retain, recipe)
+    total = sum(map(len, chosen.values())) + len(retain_rows)
+    done = 0
+
+    def pool(samples: Sequence[tuple[int, ...]]) -> dict[int, Tensor]:
+        nonlocal done
+        pooled = pool_all_layers(
+            workspace.engine,
+            samples,
+            pooling=recipe.selection.pooling,
+            sink_factor=recipe.objective.offset.sink_factor,
+            batch_tokens=recipe.runtime.cache_batch_tokens,
+            progress=lambda count, _: sink(Progress(stage="select", done=done + count, total=total)),
+        )
+        done += len(samples)
+        return dict(enumerate(pooled))
+
+    forget = {name: pool(samples) for name, samples in chosen.items()}
+    retain = pool(retain_rows)
+    seconds_forward = time.perf_counter() - started
+    started = time.perf_counter()
+    settings = recipe.selection
+    scores = score_layers(
+        forget,
+        retain,
+        InformationSettings(
+            estimator="paired" if settings.estimator == "paired" else "pooled",
+            eta=settings.eta,
+            minimum_explained_variance=settings.explained_variance,
+            maximum_components=settings.maximum_components,
+            num_permutations=settings.resamples,
+            num_resamples=settings.resamples,
+            seed=recipe.seed,
+            on_failure="record",
+        ),
+    )
+    return _record(scores, workspace.engine, recipe, seconds_forward, started)
+
+
+def _select_by_gradients(
+    workspace: Workspace, recipe: Recipe, sink: EventSink, scratch: Path | None
+) -> SelectionResult:
+    from tempfile import TemporaryDirectory
+
+    started = time.perf_counter()
+    candidates = candidate_range(recipe, workspace.engine.structure.num_blocks)
+    with TemporaryDirectory(dir=scratch) as folder:
+        scores = probe_gradient_conflict(
+            workspace.engine, workspace.data, recipe, range(candidates[0], candidates[1] + 1), Path(folder), sink
+        )
+    return _record(scores, workspace.engine, recipe, time.perf_counter() - started, time.perf_counter())
+
+
+def draw_samples(corpus: Corpus, recipe: Recipe, key: str) -> list[tuple[int, ...]]:
+    """Draw up to `selection.samples` training samples of a corpus, seeded."""
+    rows = [example.input_ids for example in corpus.training]
+    order = random.Random(f"{recipe.seed}:selection:{key}").sample(range(len(rows)), len(rows))
+    return [rows[i] for i in order[: recipe.selection.samples]]
+
+
+def draw_mixture(corpora: Sequence[Corpus], recipe: Recipe) -> list[tuple[int, ...]]:
+    """Draw up to `selection.samples` retain samples, shared among the sets by weight."""
+    total = sum(corpus.weight for corpus in corpora)
+    rows: list[tuple[int, ...]] = []
+    for corpus in corpora:
+        share = max(1, round(recipe.selection.samples * corpus.weight / total))
+        rows.extend(draw_samples(corpus, recipe, f"retain:{corpus.name}")[:share])
+    return rows
+
+
+def _record(
+    scores: LayerScores, engine: BlockEngine, recipe: Recipe, seconds_forward: float, started: float
+) -> SelectionResult:
+    candidates = candidate_range(recipe, engine.structure.num_blocks)
+    ranking: LayerRanking = rank_layers(scores, candidates=candidates)
+    choice: LayerChoice = choose_layer(scores, candidates=candidates, rule=recipe.selection.rule)
+    layers = [
+        LayerValue(
+            layer=score.layer,
+            value=score.value,
+            low=score.low,
+            high=score.high,
+            null_mean=score.null_mean,
+            null_low=score.null_low,
+            null_high=score.null_high,
+            components=score.num_components,
+            probability_best=ranking.probability_best.get(score.layer, 0.0),
+            candidate=candidates[0] <= score.layer <= candidates[1],
+            flags=list(score.flags),
+        )
+        for score in scores.scores
+    ]
+    missing = "".join(f" Layer {layer} has no score: {why}" for layer, why in scores.missing.items())
+    return SelectionResult(
+        estimator=scores.estimator,
+        unit="cosine" if scores.estimator == "gradient_conflict" else "nats",
+        layer=choice.layer,
+        best_layer=choice.best_layer,
+        fixed=False,
+        rule=choice.rule,
+        rank_stability=ranking.spearman,
+        layers=layers,
+        samples=dict(scores.num_samples),
+        pooling=recipe.selection.pooling,
+        eta=recipe.selection.eta,
+        explanation=choice.reason + missing,
+        seconds_forward=seconds_forward,
+        seconds_estimator=time.perf_counter() - started,
+    )

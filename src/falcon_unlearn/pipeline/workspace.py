@@ -1,0 +1,150 @@
+"""Load what a run needs: model, tokenizer, engine and corpora."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from falcon_unlearn.config.model import ModelSettings
+from falcon_unlearn.config.recipe import Recipe
+from falcon_unlearn.data.corpora import PreparedData, prepare_corpora
+from falcon_unlearn.errors import UsageError
+from falcon_unlearn.events import EventSink, Notice, StageFinished, StageStarted, ignore_events
+from falcon_unlearn.models.access import LoadedModel, load_model, load_tokenizer, pick_device
+from falcon_unlearn.models.engine import BlockEngine
+from falcon_unlearn.models.sampling import sample_texts
+from falcon_unlearn.models.text import TextEncoder
+from falcon_unlearn.results import DataResult
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Hold the loaded model, its engine and the tokenised corpora."""
+
+    loaded: LoadedModel
+    engine: BlockEngine
+    data: PreparedData
+
+
+@contextmanager
+def timed_stage(stage: str, message: str, sink: EventSink, seconds: dict[str, float]) -> Iterator[None]:
+    """Announce a stage and add its wall time to `seconds`."""
+    sink(StageStarted(stage=stage, message=message))
+    started = time.perf_counter()
+    yield
+    seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - started
+    sink(StageFinished(stage=stage, seconds=seconds[stage]))
+
+
+@contextmanager
+def seeded(seed: int, threads: int | None) -> Iterator[None]:
+    """Seed Python, NumPy and torch and set the thread count, and restore all of it afterwards."""
+    python_state, numpy_state, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    num_threads = torch.get_num_threads()
+    try:
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+        if threads is not None:
+            torch.set_num_threads(threads)
+        yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
+        torch.set_rng_state(torch_state)
+        torch.set_num_threads(num_threads)
+
+
+def open_workspace(recipe: Recipe, sink: EventSink, seconds: dict[str, float]) -> Workspace:
+    """Load model and data.
+
+    Raises:
+        FalconError: The model or the data cannot be used.
+    """
+    with timed_stage("prepare", f"loading {recipe.model.name}", sink, seconds):
+        loaded = load_model(recipe.model, pick_device(recipe.runtime.device))
+    return fill_workspace(loaded, recipe, sink, seconds)
+
+
+def fill_workspace(
+    loaded: LoadedModel, recipe: Recipe, sink: EventSink, seconds: dict[str, float]
+) -> Workspace:
+    """Prepare the data for a model that is loaded already; a fixed layer is checked first.
+
+    Raises:
+        UsageError: The fixed layer lies outside the model.
+        DataError: The data cannot be used.
+    """
+    check_layer(recipe, loaded.structure.num_blocks)
+    with timed_stage("data", "reading forget and retain text", sink, seconds):
+        data = prepare_data(recipe, loaded.tokenizer, loaded.model)
+    for warning in data.result.warnings:
+        sink(Notice(message=warning, level="warning"))
+    return Workspace(loaded, BlockEngine(loaded.model, loaded.structure), data)
+
+
+def check_layer(recipe: Recipe, num_blocks: int) -> None:
+    """Raise UsageError when the fixed layer is outside the model, or the window does not fit into it."""
+    layer = recipe.selection.layer
+    if layer is not None and layer >= num_blocks:
+        raise UsageError(
+            f"selection.layer: got {layer}, but the model has blocks 0 to {num_blocks - 1}",
+            hint="Choose a block inside that range, or leave the layer out to let the selection choose.",
+        )
+    if recipe.train.layers > num_blocks:
+        raise UsageError(f"train.layers: got {recipe.train.layers}, but the model has {num_blocks} blocks")
+
+
+def prepare_data(recipe: Recipe, tokenizer: Any, model: Any | None) -> PreparedData:
+    """Load, filter and tokenise all corpora; `model` is needed for `--retain self` only."""
+    encoder = TextEncoder(
+        tokenizer, chat_template=recipe.data.chat_template, maximum_tokens=recipe.data.maximum_tokens
+    )
+    data = prepare_corpora(
+        recipe.data,
+        encoder.encode,
+        seed=recipe.seed,
+        sample_self=None
+        if model is None
+        else lambda count, tokens, seed: sample_texts(model, tokenizer, count, tokens, seed),
+    )
+    return data
+
+
+def validate_data(recipe: Recipe, *, sink: EventSink = ignore_events) -> DataResult:
+    """Load tokenizer and data, and count; loads no weights.
+
+    Raises:
+        FalconError: The tokenizer or the data cannot be used.
+    """
+    seconds: dict[str, float] = {}
+    settings: ModelSettings = recipe.model
+    with timed_stage("data", "reading forget and retain text", sink, seconds):
+        tokenizer = load_tokenizer(settings)
+        sampled = [corpus for corpus in recipe.data.retain if corpus.path == "self"]
+        if sampled:
+            kept = tuple(corpus for corpus in recipe.data.retain if corpus.path != "self")
+            sink(Notice(message="retain text `self` is sampled from the model when the run starts; not counted here"))
+            if not kept:
+                return _count_forget_only(recipe, tokenizer)
+            recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"retain": kept})})
+        return prepare_data(recipe, tokenizer, None).result
+
+
+def _count_forget_only(recipe: Recipe, tokenizer: Any) -> DataResult:
+    """Count the forget domains alone, with a stand-in for the retain text that does not exist yet."""
+    encoder = TextEncoder(
+        tokenizer, chat_template=recipe.data.chat_template, maximum_tokens=recipe.data.maximum_tokens
+    )
+    stand_in = " ".join(str(number) for number in range(64))
+    texts = [f"{stand_in} {number}" for number in range(recipe.data.self_samples)]
+    data = prepare_corpora(recipe.data, encoder.encode, seed=recipe.seed, sample_self=lambda *_: texts)
+    forget = [count for count in data.result.corpora if count.role == "forget"]
+    return DataResult(corpora=forget, warnings=data.result.warnings)

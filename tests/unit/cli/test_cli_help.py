@@ -1,0 +1,116 @@
+"""Help is quick, needs no heavy package, and the set of flags is frozen."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+from falcon_unlearn import _version
+from falcon_unlearn.cli.main import COMMANDS, DEFAULT_PARAMETER, build_app, main
+
+RECIPE = {"--forget", "--retain", "--recipe", "--set", "--method", "--seed"}
+DISPLAY = {"--json", "--quiet", "-q", "--verbose", "-v"}
+FOLDER = {"--output", "--output-dir", "-o"}
+FLAGS = {
+    "run": {"--model"} | RECIPE | DISPLAY | FOLDER,
+    "demo": {"--seed"} | DISPLAY | FOLDER,
+    "init": set(),
+    "validate": {"--model", "--recipe-only"} | RECIPE | DISPLAY,
+    "plan": {"--model"} | RECIPE | DISPLAY,
+    "select": {"--model", "--output", "-o"} | RECIPE | DISPLAY,
+    "unlearn": {"--model"} | RECIPE | DISPLAY | FOLDER,
+    "evaluate": {"--model", "--original", "--output", "-o"} | RECIPE | DISPLAY,
+    "report": {"--output", "-o", "--json"},
+    "env": {"--json"},
+}
+HEAVY = [
+    "torch",
+    "transformers",
+    "numpy",
+    "pydantic",
+    "yaml",
+    "huggingface_hub",
+    "datasets",
+    "safetensors",
+    "psutil",
+]
+PROBE = f"""
+import contextlib, io, json, sys, time
+started = time.perf_counter()
+from falcon_unlearn.cli.main import main
+output = io.StringIO()
+with contextlib.redirect_stdout(output):
+    code = main(sys.argv[1:])
+seconds = time.perf_counter() - started
+print(json.dumps([code, seconds, output.getvalue(), [m for m in {HEAVY!r} if m in sys.modules]]))
+"""
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_flags_of_each_command_are_frozen(command):
+    app = build_app()[command]
+    names = {
+        name
+        for argument in app.assemble_argument_collection(default_parameter=DEFAULT_PARAMETER)
+        for name in argument.names
+        if name.startswith("-")
+    }
+    assert names == FLAGS[command]
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], [], *([name, "--help"] for name in COMMANDS)]
+)
+def test_help_imports_nothing_heavy_and_is_quick(arguments):
+    timings = []
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-c", PROBE, *arguments], capture_output=True, text=True, check=True
+        )
+        code, seconds, output, heavy = json.loads(done.stdout)
+        timings.append(seconds)
+        assert (code, heavy) == (0, [])
+        assert output
+    # The target is 0.3 s on an idle machine; the limit allows for a loaded one.
+    assert min(timings) < 1.0
+
+
+def test_help_costs_little_more_than_its_parser():
+    def best(*command: str) -> float:
+        timings = []
+        for _ in range(3):
+            started = time.perf_counter()
+            subprocess.run([sys.executable, *command], capture_output=True, check=True)
+            timings.append(time.perf_counter() - started)
+        return min(timings)
+
+    parser = best("-c", "import cyclopts, rich.console, rich.panel, rich.table")
+    assert best("-m", "falcon_unlearn.cli", "run", "--help") < 2.5 * parser + 0.1
+
+
+def test_help_lists_every_command_in_order(capsys):
+    assert main(["--help"]) == 0
+    out = capsys.readouterr().out
+    positions = [out.index(f"\u2502 {name} ") for name in COMMANDS]
+    assert positions == sorted(positions)
+    assert "Exit codes" in out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_a_command_explains_every_flag(command, capsys):
+    assert main([command, "--help"]) == 0
+    out = capsys.readouterr().out
+    assert COMMANDS[command].split(".")[0].split(",")[0][:40] in " ".join(out.split())
+    for flag in FLAGS[command]:
+        assert flag in out
+    assert "--no-" not in out
+    assert "--empty-" not in out
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == _version.__version__ + "\n"
