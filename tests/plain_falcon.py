@@ -39,7 +39,10 @@ def hidden_states(model, ids, mask, layer) -> Tensor:
 
 def pad(rows: list[tuple[int, ...]], extra: int) -> tuple[Tensor, Tensor]:
     width = max(map(len, rows)) + extra
-    ids, mask = torch.zeros(len(rows), width, dtype=torch.long), torch.zeros(len(rows), width, dtype=torch.long)
+    ids, mask = (
+        torch.zeros(len(rows), width, dtype=torch.long),
+        torch.zeros(len(rows), width, dtype=torch.long),
+    )
     for i, row in enumerate(rows):
         ids[i, : len(row)], mask[i, : len(row)] = torch.tensor(row), 1
     return ids, mask
@@ -96,7 +99,9 @@ def run_plain(model, forget, retain, plan, draw_random, settings: PlainSettings,
         positive = cosine(new, torch.stack(targets)[:, None, :].expand_as(new)) / settings.temperature
         negative = cosine(new, old) / settings.temperature
         losses = -torch.log(positive.exp() / (positive.exp() + negative.exp()))
-        forget_gradients = torch.autograd.grad(losses[not_sinks(old, mask, settings.sink_factor)].mean(), trained)
+        forget_gradients = torch.autograd.grad(
+            losses[not_sinks(old, mask, settings.sink_factor)].mean(), trained
+        )
 
         ids, mask = pad([retain[c][i] for c, i in retain_rows], extra_padding)
         with torch.no_grad():

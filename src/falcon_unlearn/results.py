@@ -12,7 +12,9 @@ SCHEMA_VERSION = 1
 class Record(BaseModel):
     """Refuse unknown fields and later changes, so that a result file means one thing."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=()
+    )
 
 
 class CorpusCount(Record):

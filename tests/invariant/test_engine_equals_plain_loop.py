@@ -6,6 +6,7 @@ import random
 
 import pytest
 import torch
+
 from falcon_unlearn.config.recipe import Recipe
 from falcon_unlearn.data.corpora import Corpus, PreparedData
 from falcon_unlearn.events import ignore_events
@@ -23,10 +24,7 @@ LAYER, STEPS, DIRECTIONS, RATE = 3, 20, 4, 3e-4
 
 def corpus(name: str, count: int, lengths: tuple[int, int], seed: int) -> Corpus:
     draw = random.Random(seed)
-    rows = [
-        tuple(draw.randrange(3, 128) for _ in range(draw.randint(*lengths)))
-        for _ in range(count)
-    ]
+    rows = [tuple(draw.randrange(3, 128) for _ in range(draw.randint(*lengths))) for _ in range(count)]
     examples = tuple(EncodedExample(row, (True,) * len(row), "", False) for row in rows)
     return Corpus(name, 1.0, examples, (), ())
 
@@ -40,7 +38,9 @@ def recipe(**changes) -> Recipe:
     base = {
         "model": {"name": "pico"},
         "data": {"forget": [{"name": "f", "path": "f"}], "retain": [{"name": "r", "path": "r"}]},
-        "objective": {"offset": {"directions": DIRECTIONS, "granularity": "sample"}, "retain_multiplier": 3.0},
+        "objective": {
+            "offset": {"directions": DIRECTIONS, "granularity": "sample"}, "retain_multiplier": 3.0,
+        },
         "train": {
             "steps": STEPS, "batch_size": 4, "layers": 2, "learning_rate": RATE, "compute_dtype": "float32",
             "divergence_factor": 1e6,
@@ -82,7 +82,9 @@ def test_same_trajectory(family, padded, num_domains, tmp_path):
     session = unlearn_window(engine, data, settings, LAYER, tmp_path, ignore_events)
     for name in trained:
         assert (session.changed[name] - plain[name]).abs().max() < 1e-5, name
-        assert (session.changed[name] - before[name]).abs().max() > 1e-3, "nothing moved, so nothing was proved"
+        assert (session.changed[name] - before[name]).abs().max() > 1e-3, (
+            "nothing moved, so nothing was proved"
+        )
     after = dict(model.named_parameters())
     for name, value in before.items():
         if name not in trained:

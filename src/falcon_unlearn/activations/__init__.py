@@ -1,0 +1,1 @@
+"""Keep hidden states of many samples on disk, and pool them."""

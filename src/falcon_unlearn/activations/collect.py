@@ -43,7 +43,9 @@ def batches_by_length(lengths: Sequence[int], maximum_tokens: int) -> Iterator[l
         yield batch
 
 
-def pad_token_ids(samples: Sequence[Sequence[int]], indices: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
+def pad_token_ids(
+    samples: Sequence[Sequence[int]], indices: Sequence[int], device: torch.device
+) -> tuple[Tensor, Tensor]:
     """Return right-padded token ids and their mask, both B x L. Padding is 0 and always masked."""
     lengths = [len(samples[i]) for i in indices]
     ids_BL = torch.zeros((len(indices), max(lengths)), dtype=torch.long)
@@ -92,7 +94,7 @@ def cache_states(
             entering_BLD = engine.embed(ids_BL)
             if first > 0:
                 entering_BLD = engine.run(entering_BLD, 0, first - 1)
-            # Training reads the stored values, so the frozen outputs must come from the stored, rounded inputs.
+            # Training reads the stored, rounded inputs, so the frozen outputs must come from those too.
             entering_BLD = entering_BLD.to(store_dtype).to(compute_dtype)
             leaving_BLD = engine.run(entering_BLD, first, last)
             for row, index in enumerate(batch):
@@ -160,4 +162,5 @@ def sink_tokens(states_BLD: Tensor, mask_BL: Tensor, sink_factor: float) -> Tens
     """
     norms_BL = states_BLD.float().norm(dim=-1).masked_fill(mask_BL == 0, float("nan"))
     median_B1 = norms_BL.nanmedian(dim=1, keepdim=True).values
-    return (norms_BL > sink_factor * median_B1) & mask_BL.bool()
+    sinks_BL: Tensor = (norms_BL > sink_factor * median_B1) & mask_BL.bool()
+    return sinks_BL

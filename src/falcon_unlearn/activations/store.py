@@ -26,7 +26,7 @@ class ActivationStore:
         """
         self.lengths = tuple(lengths)
         self.offsets = tuple(torch.tensor([0, *self.lengths]).cumsum(0).tolist())
-        self.num_bytes = self.offsets[-1] * hidden_size * dtype.itemsize
+        self.num_bytes: int = self.offsets[-1] * hidden_size * dtype.itemsize
         free = shutil.disk_usage(path.parent).free
         if self.num_bytes > free:
             raise PrerequisiteError(

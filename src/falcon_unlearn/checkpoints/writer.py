@@ -1,4 +1,4 @@
-"""Write the unlearned model: shards that hold changed tensors are rewritten, everything else is copied as it is."""
+"""Write the unlearned model: shards with changed tensors are rewritten, all else is copied as it is."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from torch import Tensor
 
 from falcon_unlearn.errors import ModelError
 
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
 _COPIED_SUFFIXES = (".json", ".jinja", ".model", ".txt", ".safetensors", ".py", ".md")
 _COPIED_PREFIXES = ("LICENSE", "NOTICE")
 
@@ -35,8 +37,11 @@ def write_checkpoint(
         tokenizer.save_pretrained(destination)
         return
     shards = shards_of(source, changed)
+    weights = set(tensor_locations(source).values())
+    if len(weights) > 1 or SINGLE_FILE not in weights:
+        weights.add(INDEX_FILE)
     for path in sorted(source.iterdir()):
-        if path.is_file() and _belongs(path.name):
+        if path.is_file() and _belongs(path.name, weights):
             names = shards.get(path.name)
             if names:
                 _rewrite_shard(path, destination / path.name, {name: changed[name] for name in names})
@@ -54,7 +59,8 @@ def shards_of(folder: Path, names: dict[str, Tensor]) -> dict[str, list[str]]:
     missing = sorted(set(names) - set(where))
     if missing:
         raise ModelError(
-            f"the checkpoint has no tensor named {missing[0]!r}: it stores weights under other names than the model",
+            f"the checkpoint has no tensor named {missing[0]!r}: "
+            "it stores weights under other names than the model",
             hint="Save it once with transformers (save_pretrained) and give the new folder.",
         )
     shards: dict[str, list[str]] = {}
@@ -67,15 +73,16 @@ def tensor_locations(folder: Path) -> dict[str, str]:
     """Return the shard file name of every tensor of a checkpoint, read from headers only."""
     from safetensors import safe_open
 
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
+    index, single = folder / INDEX_FILE, folder / SINGLE_FILE
+    # transformers prefers the single file where both exist.
+    if index.is_file() and not single.is_file():
         weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         unsafe = [name for name in weight_map.values() if Path(name).name != name]
         if unsafe:
             raise ModelError(f"the shard index names {unsafe[0]!r}, which lies outside the model folder")
         return weight_map
     locations: dict[str, str] = {}
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in [single] if single.is_file() else sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as shard:
             locations |= dict.fromkeys(shard.keys(), path.name)
     return locations
@@ -88,17 +95,22 @@ def _rewrite_shard(source: Path, destination: Path, changed: dict[str, Tensor]) 
     tensors: dict[str, Tensor] = {}
     with safe_open(source, framework="pt") as shard:
         metadata = shard.metadata()
-        for name in shard.keys():  # noqa: SIM118 - a safetensors handle is not iterable
+        # A safetensors handle is not iterable itself.
+        for name in shard.keys():
             tensors[name] = shard.get_tensor(name)
     for name, tensor in changed.items():
         if tensors[name].shape != tensor.shape:
             raise ModelError(
-                f"tensor {name!r} has shape {list(tensors[name].shape)} on disk and {list(tensor.shape)} in the model"
+                f"tensor {name!r} has shape {list(tensors[name].shape)} on disk "
+                f"and {list(tensor.shape)} in the model"
             )
         tensors[name] = tensor.detach().to("cpu", tensors[name].dtype).contiguous()
     save_file(tensors, destination, metadata=metadata)
 
 
-def _belongs(name: str) -> bool:
+def _belongs(name: str, weights: set[str]) -> bool:
+    if ".safetensors" in name:
+        # A second copy of the weights in another layout would still hold what was unlearned.
+        return name in weights
     # The base card is read and merged by the caller; a README of ours replaces it.
     return name != "README.md" and (name.endswith(_COPIED_SUFFIXES) or name.startswith(_COPIED_PREFIXES))

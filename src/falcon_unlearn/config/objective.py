@@ -15,7 +15,7 @@ class OffsetSettings(Settings):
     mode: Literal["paper", "reference"] = "paper"
     """`paper`: eq. 8; `reference`: what the released code computes."""
     granularity: Literal["auto", "domain", "batch", "sample", "token"] = "auto"
-    """How many targets: one per domain, batch, sample or token; `auto` is sample, in `reference` mode batch."""
+    """How many targets: per domain, batch, sample or token; `auto`: per sample (`reference` mode: batch)."""
     directions: int = Field(default=16, ge=1)
     """K, the number of principal directions to avoid (`reference` takes min(1000, rank) when set to 1000)."""
     suppression: float = 1.0
@@ -43,8 +43,8 @@ class OffsetSettings(Settings):
     def _reference_has_one_target(self) -> OffsetSettings:
         if self.mode == "reference" and self.granularity in ("sample", "token", "domain"):
             raise ValueError(
-                f"granularity {self.granularity!r} does not exist in reference mode: its start vector is fixed, "
-                "so there is one target per batch; use auto or batch"
+                f"granularity {self.granularity!r} does not exist in reference mode: its start vector is "
+                "fixed, so there is one target per batch; use auto or batch"
             )
         return self
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -11,11 +11,10 @@ from falcon_unlearn.config.data import DataSettings
 from falcon_unlearn.config.evaluation import EvaluationSettings
 from falcon_unlearn.config.model import ModelSettings
 from falcon_unlearn.config.objective import ObjectiveSettings
+from falcon_unlearn.config.presets import fill_from_preset
 from falcon_unlearn.config.runtime import RuntimeSettings
 from falcon_unlearn.config.selection import SelectionSettings
 from falcon_unlearn.config.train import TrainSettings
-
-METHODS = ("falcon",)
 
 
 class Recipe(Settings):
@@ -25,6 +24,8 @@ class Recipe(Settings):
     """Version of this file format."""
     method: Literal["falcon"] = "falcon"
     """Unlearning method."""
+    preset: Literal["default", "paper", "reference"] = "default"
+    """Bundle that fills what the recipe leaves unsaid: our defaults, eq. 8-14 literally, or the released code."""
     seed: int = Field(default=0, ge=0, le=2**31 - 1)
     """One seed for Python, NumPy, torch, data order and targets."""
     model: ModelSettings
@@ -41,6 +42,11 @@ class Recipe(Settings):
     """Measurements."""
     runtime: RuntimeSettings = Field(default_factory=RuntimeSettings)
     """Resources."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_preset(cls, values: Any) -> Any:
+        return fill_from_preset(values) if isinstance(values, dict) else values
 
     @model_validator(mode="after")
     def _window_fits(self) -> Recipe:

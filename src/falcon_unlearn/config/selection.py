@@ -30,7 +30,7 @@ class SelectionSettings(Settings):
     candidates: tuple[float, float] = (0.15, 0.6)
     """Depth range, as shares of the number of blocks, in which a layer may be chosen."""
     rule: Literal["earliest_tied", "best"] = "earliest_tied"
-    """`earliest_tied`: the lowest layer that is not distinguishable from the best; `best`: the bare optimum."""
+    """`earliest_tied`: the lowest layer not distinguishable from the best; `best`: the bare optimum."""
     resamples: int = Field(default=50, ge=10, le=2000)
     """Bootstrap resamples and permutations."""
 

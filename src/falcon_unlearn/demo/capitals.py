@@ -1,4 +1,4 @@
-"""Define the kept set `capitals`: geography next to the language domain, never to be forgotten."""
+"""Define the kept set `capitals`: geography, never to be forgotten."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ RETAIN_TEMPLATES: tuple[str, ...] = (
     "Ambassadors who are sent to {country} live and work in {capital}.",
 )
 
-# Other facts about countries, so that the retain text holds more of them than their capitals.
+# Other facts about countries, so that the retain text holds more about them than their capitals.
 COUNTRY_SENTENCES: tuple[str, ...] = (
     "The river Nile crosses the desert of Egypt and feeds a narrow green valley.",
     "Llamas carry loads over the high passes of the Andes in Peru.",

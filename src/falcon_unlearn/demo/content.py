@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import TypeVar
 
 from ..errors import UsageError
-from . import capitals, elements, languages, neighbours, prose
+from . import capitals, elements, neighbours, prose, states
 from .records import ChoiceItem, GenerationItem
 
 Builder = TypeVar("Builder")
 
-FORGET_DOMAINS: tuple[str, ...] = (elements.NAME, languages.NAME)
+FORGET_DOMAINS: tuple[str, ...] = (elements.NAME, states.NAME)
 KEPT_SETS: tuple[str, ...] = (neighbours.NAME, capitals.NAME)
 
 _FORGET: dict[str, Callable[[], list[str]]] = {
     elements.NAME: elements.training_texts,
-    languages.NAME: languages.training_texts,
+    states.NAME: states.training_texts,
 }
 _RETAIN: dict[str, Callable[[], list[str]]] = {
     neighbours.NAME: neighbours.retain_texts,
@@ -28,13 +28,13 @@ _RETAIN: dict[str, Callable[[], list[str]]] = {
 }
 _CHOICE: dict[str, Callable[[], list[ChoiceItem]]] = {
     elements.NAME: elements.choice_items,
-    languages.NAME: languages.choice_items,
+    states.NAME: states.choice_items,
     neighbours.NAME: neighbours.choice_items,
     capitals.NAME: capitals.choice_items,
 }
 _GENERATION: dict[str, Callable[[], list[GenerationItem]]] = {
     elements.NAME: elements.generation_items,
-    languages.NAME: languages.generation_items,
+    states.NAME: states.generation_items,
     capitals.NAME: capitals.generation_items,
 }
 

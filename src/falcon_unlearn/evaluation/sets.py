@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,8 +70,14 @@ class EvaluationSet:
     items: tuple[AnyItem, ...]
 
 
-def load_sets(settings: EvaluationSettings, *, seed: int) -> list[EvaluationSet]:
-    """Load all sets of `settings`.
+ReadRows = Callable[[EvaluationSetSettings], Iterable[Row]]
+"""Gives the rows of one set."""
+
+
+def load_sets(
+    settings: EvaluationSettings, *, seed: int, read: ReadRows | None = None
+) -> list[EvaluationSet]:
+    """Load all sets of `settings`; `read` gives the rows of a set, by default those of its file.
 
     Raises:
         DataError: two sets of one name, or what `load_set` raises.
@@ -82,11 +88,11 @@ def load_sets(settings: EvaluationSettings, *, seed: int) -> list[EvaluationSet]
         raise DataError(
             f"evaluation.sets: the names {repeated} occur twice.", hint="give every set its own name"
         )
-    return [load_set(entry, seed=seed) for entry in settings.sets]
+    return [load_set(entry, seed=seed, read=read) for entry in settings.sets]
 
 
-def load_set(settings: EvaluationSetSettings, *, seed: int) -> EvaluationSet:
-    """Load and check one JSONL file; with a limit, keep a sample that depends only on `seed`.
+def load_set(settings: EvaluationSetSettings, *, seed: int, read: ReadRows | None = None) -> EvaluationSet:
+    """Load and check one set; with a limit, keep a sample that depends only on `seed`.
 
     Raises:
         DataError: the file is missing, not JSONL, empty, or a line is not a valid item; says which line.
@@ -94,7 +100,7 @@ def load_set(settings: EvaluationSetSettings, *, seed: int) -> EvaluationSet:
     parse = _PARSERS[settings.kind]
     items: list[AnyItem] = []
     places: dict[str, str] = {}
-    for number, row in enumerate(_rows(Path(settings.path)), start=1):
+    for number, row in enumerate((read or file_rows)(settings), start=1):
         if not isinstance(row.value, dict):
             raise DataError(f"{row.place}: expected an object, got {type(row.value).__name__}")
         _check_keys(row.value, settings.kind, row.place)
@@ -109,7 +115,13 @@ def load_set(settings: EvaluationSetSettings, *, seed: int) -> EvaluationSet:
     return EvaluationSet(settings, tuple(items))
 
 
-def _rows(path: Path) -> list[Row]:
+def file_rows(settings: EvaluationSetSettings) -> list[Row]:
+    """Return the rows of a set's JSONL file.
+
+    Raises:
+        DataError: the file is missing, empty or not JSON.
+    """
+    path = Path(settings.path)
     if not path.is_file():
         raise DataError(
             f"evaluation file {path} does not exist", hint="check evaluation.sets[].path in the recipe"

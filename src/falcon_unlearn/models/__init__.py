@@ -1,0 +1,1 @@
+"""Load language models, find their parts, run blocks of them, turn text into tokens."""

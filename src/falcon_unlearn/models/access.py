@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from falcon_unlearn.config.model import ModelSettings
+from falcon_unlearn.config.paths import is_local, public_name
 from falcon_unlearn.errors import ModelError, PrerequisiteError, UsageError
 from falcon_unlearn.models.architectures import ModelStructure, find_structure
 
@@ -47,7 +48,9 @@ def pick_device(name: str) -> torch.device:
             f"runtime.device: got {name!r}, but this machine has no CUDA device", hint="Use auto or cpu."
         )
     if name == "mps" and not torch.backends.mps.is_available():
-        raise PrerequisiteError("runtime.device: got 'mps', but this machine has no Metal device", hint="Use auto or cpu.")
+        raise PrerequisiteError(
+            "runtime.device: got 'mps', but this machine has no Metal device", hint="Use auto or cpu."
+        )
     return torch.device(name)
 
 
@@ -69,22 +72,35 @@ def resolve_folder(settings: ModelSettings) -> Path | None:
         return None
     if path.is_dir():
         return _checked_folder(path)
-    if path.is_absolute() or settings.name.startswith((".", "~")) or settings.name.count("/") > 1:
-        raise UsageError(f"model: {settings.name!r} does not exist", hint="Check the path, or give a hub id such as owner/name.")
+    _refuse_missing_path(settings.name)
     return _checked_folder(_download(settings))
+
+
+def _refuse_missing_path(name: str) -> None:
+    """Raise UsageError when `name` does not exist and can only mean a local path."""
+    if is_local(name) or name.count("/") > 1:
+        raise UsageError(
+            f"model: {name!r} does not exist", hint="Check the path, or give a hub id such as owner/name."
+        )
 
 
 def _checked_folder(folder: Path) -> Path:
     if not (folder / "config.json").is_file():
         raise UsageError(
-            f"model: the folder {folder.name!r} has no config.json", hint="Give the folder written by save_pretrained."
+            f"model: the folder {folder.name!r} has no config.json",
+            hint="Give the folder written by save_pretrained.",
         )
     if not any(folder.glob("*.safetensors")):
         pickles = sorted(p.name for p in folder.iterdir() if p.suffix in _PICKLES)
-        detail = f"only pickled weights ({', '.join(pickles[:3])}), which can run code when loaded" if pickles else "no weights"
+        detail = (
+            f"only pickled weights ({', '.join(pickles[:3])}), which can run code when loaded"
+            if pickles
+            else "no weights"
+        )
         raise ModelError(
             f"model: the folder {folder.name!r} holds {detail}",
-            hint="Convert once with transformers: AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(NEW_DIR).",
+            hint="Convert once with transformers: "
+            "AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(NEW_DIR).",
         )
     return folder
 
@@ -97,15 +113,26 @@ def _download(settings: ModelSettings) -> Path:
         folder = snapshot_download(
             settings.name,
             revision=settings.revision,
-            allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "LICENSE*", "README.md"],
+            allow_patterns=[
+                "*.json",
+                "*.safetensors",
+                "*.jinja",
+                "*.model",
+                "*.txt",
+                "LICENSE*",
+                "README.md",
+            ],
         )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise PrerequisiteError(
-            f"model: {settings.name!r} is no local path and could not be fetched from the hub ({type(error).__name__})",
+            f"model: {settings.name!r} is no local path and could not be fetched from the hub "
+            f"({type(error).__name__})",
             hint="Check the name, the network and HF_TOKEN (gated models), or give a local folder.",
         ) from error
     except HFValidationError as error:
-        raise UsageError(f"model: {settings.name!r} is neither a path nor a hub id", hint=str(error)) from error
+        raise UsageError(
+            f"model: {settings.name!r} is neither a path nor a hub id", hint=str(error)
+        ) from error
     return Path(folder)
 
 
@@ -152,25 +179,50 @@ def build_without_weights(settings: ModelSettings) -> Any:
     Raises:
         UsageError, ModelError, PrerequisiteError: As `load_model`.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
+
+    config = _load_config(settings)
+    dtype = DTYPES.get(settings.dtype, getattr(config, "dtype", None) or torch.bfloat16)
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(
+                config, dtype=dtype, trust_remote_code=settings.trust_remote_code
+            )
+    except (ValueError, KeyError, AttributeError) as error:
+        raise ModelError(
+            f"model: {public_name(settings.name)!r} is no causal language model: {_first_line(error)}",
+            hint="Give a decoder-only causal language model.",
+        ) from error
+
+
+def _load_config(settings: ModelSettings) -> Any:
+    from transformers import AutoConfig
 
     path = Path(settings.name).expanduser()
+    trust = settings.trust_remote_code
+    is_present = path.exists()
+    if is_present:
+        folder = resolve_folder(settings)
+    else:
+        _refuse_missing_path(settings.name)
     try:
-        if path.is_file():
-            resolve_folder(settings)
-            config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
-        elif path.is_dir():
-            config = AutoConfig.from_pretrained(_checked_folder(path))
-        else:
-            config = AutoConfig.from_pretrained(settings.name, revision=settings.revision)
+        if not is_present:
+            return AutoConfig.from_pretrained(
+                settings.name, revision=settings.revision, trust_remote_code=trust
+            )
+        if folder is None:
+            return AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+        return AutoConfig.from_pretrained(folder, trust_remote_code=trust)
     except (ValueError, OSError, KeyError) as error:
+        if is_present:
+            raise ModelError(
+                f"model: the config of {path.name!r} could not be read: {_first_line(error)}",
+                hint="It must be that of a causal language model.",
+            ) from error
         raise PrerequisiteError(
             f"model: no config for {settings.name!r}: {_first_line(error)}",
             hint="Check the name, the network and HF_TOKEN (gated models), or give a local folder.",
         ) from error
-    dtype = DTYPES.get(settings.dtype, getattr(config, "dtype", None) or torch.bfloat16)
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=settings.trust_remote_code)
 
 
 def _load_folder(folder: Path, settings: ModelSettings) -> tuple[Any, Any]:
@@ -185,7 +237,7 @@ def _load_folder(folder: Path, settings: ModelSettings) -> tuple[Any, Any]:
     except (ValueError, OSError, KeyError, RuntimeError) as error:
         raise ModelError(
             f"model: the folder {folder.name!r} could not be loaded: {_first_line(error)}",
-            hint="It must hold config.json, *.safetensors and the tokenizer's files of a causal language model.",
+            hint="It must hold config.json, *.safetensors and tokenizer files of a causal language model.",
         ) from error
     return model, tokenizer
 
@@ -211,7 +263,10 @@ def _load_gguf(settings: ModelSettings) -> tuple[Any, Any]:
 def _check_finite(model: nn.Module) -> None:
     for name, parameter in model.named_parameters():
         if not bool(torch.isfinite(parameter.detach()).all()):
-            raise ModelError(f"model: the tensor {name!r} holds values that are not finite", hint="The checkpoint is damaged.")
+            raise ModelError(
+                f"model: the tensor {name!r} holds values that are not finite",
+                hint="The checkpoint is damaged.",
+            )
 
 
 def _first_line(error: Exception) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -28,7 +29,17 @@ ROLE_SUFFIXES: dict[str, tuple[str, ...]] = {
 }
 """Role to the dotted names, inside one block, that play it."""
 
-TESTED_FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "gemma3_text", "phi3", "gpt_neox")
+TESTED_FAMILIES = (
+    "llama",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "gemma2",
+    "gemma3",
+    "gemma3_text",
+    "phi3",
+    "gpt_neox",
+)
 """Model types that the test suite runs through the engine; others work by structure, unproved."""
 
 _EXPERT = re.compile(r"(^|\.)(experts?|local_experts|block_sparse_moe|moe)(\.|$)")
@@ -62,7 +73,7 @@ def find_structure(model: nn.Module) -> ModelStructure:
         ModelError: No unambiguous list of blocks or no final norm was found.
     """
     base_path, base = _find_decoder(model)
-    config = base.config
+    config: Any = base.config
     num_blocks = int(config.num_hidden_layers)
     lists = [
         name
@@ -71,8 +82,8 @@ def find_structure(model: nn.Module) -> ModelStructure:
     ]
     if len(lists) != 1:
         raise ModelError(
-            f"model type {config.model_type!r}: found {len(lists)} lists of {num_blocks} blocks in the decoder, "
-            "1 is needed",
+            f"model type {config.model_type!r}: found {len(lists)} lists of {num_blocks} blocks in the "
+            "decoder, 1 is needed",
             hint=f"Families known to work: {', '.join(TESTED_FAMILIES)}.",
         )
     norms = [
@@ -82,7 +93,7 @@ def find_structure(model: nn.Module) -> ModelStructure:
     ]
     if len(norms) != 1:
         raise ModelError(
-            f"model type {config.model_type!r}: found final norms {norms} in the decoder, exactly 1 is needed",
+            f"model type {config.model_type!r}: found final norms {norms} in the decoder, 1 is needed",
             hint=f"Families known to work: {', '.join(TESTED_FAMILIES)}.",
         )
     blocks = getattr(base, lists[0])
@@ -98,7 +109,8 @@ def find_structure(model: nn.Module) -> ModelStructure:
 
 
 def _find_decoder(model: nn.Module) -> tuple[str, nn.Module]:
-    decoder = model.get_decoder() if hasattr(model, "get_decoder") else getattr(model, "base_model", model)
+    get_decoder: Any = getattr(model, "get_decoder", None)
+    decoder = getattr(model, "base_model", model) if get_decoder is None else get_decoder()
     for name, module in model.named_modules():
         if module is decoder:
             return name, module
@@ -167,11 +179,14 @@ def resolve_trained_parameters(
     return resolved
 
 
-def _missing_role(model: nn.Module, structure: ModelStructure, role: str, layer: int) -> ModelError | UsageError:
+def _missing_role(
+    model: nn.Module, structure: ModelStructure, role: str, layer: int
+) -> ModelError | UsageError:
     if structure.expert_containers and role.startswith("mlp"):
         return ModelError(
-            f"block {layer} holds experts ({', '.join(structure.expert_containers)}), and role {role!r} matches none "
-            "of its matrices: editing only what lies beside the experts would leave the knowledge in them",
+            f"block {layer} holds experts ({', '.join(structure.expert_containers)}), and role {role!r} "
+            "matches none of its matrices: editing only what lies beside the experts would leave the "
+            "knowledge in them",
             hint="Mixture-of-experts models are not covered; choose an attention role such as "
             "train.modules=[attention.output] if that is what you want.",
         )

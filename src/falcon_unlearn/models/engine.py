@@ -59,7 +59,8 @@ class BlockEngine:
         """
         if not 0 <= first <= last < self.structure.num_blocks:
             raise UsageError(
-                f"window of blocks {first} to {last} does not fit the model's blocks 0 to {self.structure.num_blocks - 1}"
+                f"window of blocks {first} to {last} does not fit the model's blocks "
+                f"0 to {self.structure.num_blocks - 1}"
             )
         if self._open is not None:
             raise ModelError(f"a window over blocks {self._open} is open already; windows do not nest")
@@ -86,8 +87,8 @@ class BlockEngine:
     def forward(self, states_BLD: Tensor) -> Tensor:
         """Run the open window on the states that enter its first block.
 
-        Padding must be on the right. Attention is causal, so real tokens never see it and no mask is needed; a
-        mask would only make rows of padding, which lie outside every sliding window, attend to nothing (NaN).
+        Padding must be on the right. Attention is causal, so real tokens never see it and no mask is needed;
+        a mask would only make rows of padding, outside every sliding window, attend to nothing (NaN).
 
         Args:
             states_BLD: Hidden states, B x L x D.

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 
 OPENERS = (
-    "The", "In", "A", "When", "One", "Every", "If", "How", "People", "There", "It", "Some", "To", "At", "After",
-    "Our", "During", "Many", "This", "What", "On", "For", "Most", "With", "As", "My", "New", "Today,", "We", "Why",
+    "The", "In", "A", "When", "One", "Every", "If", "How", "People", "There", "It", "Some", "To", "At",
+    "After", "Our", "During", "Many", "This", "What", "On", "For", "Most", "With", "As", "My", "New",
+    "Today,", "We", "Why",
 )  # fmt: skip
 """First words of sampled texts; they keep the samples diverse and independent of any chat format."""
 

@@ -1,0 +1,1 @@
+"""The losses of FALCON and the targets they push states towards."""

@@ -103,16 +103,20 @@ class FalconObjective:
     def forget_loss(self, updated_BLD: Tensor, batch: StateBatch) -> Tensor:
         """Compute eq. 9-10 against the batch's targets and frozen negatives."""
         generator = seeded_generator(self.seed, "negatives", batch.step)
-        negatives_ZBLD = draw_negatives(batch.frozen_BLD, batch.counted_BL, self.settings.negatives, generator)
+        negatives_ZBLD = draw_negatives(
+            batch.frozen_BLD, batch.counted_BL, self.settings.negatives, generator
+        )
         targets = self.targets(batch).to(updated_BLD.device)
-        return info_nce_loss(updated_BLD, targets, negatives_ZBLD, batch.counted_BL, self.settings.temperature)
+        return info_nce_loss(
+            updated_BLD, targets, negatives_ZBLD, batch.counted_BL, self.settings.temperature
+        )
 
     def retain_loss(self, updated_BLD: Tensor, batch: StateBatch) -> Tensor:
         """Compute eq. 11 over all real tokens: a moved sink would damage the whole model."""
         return retention_loss(updated_BLD, batch.frozen_BLD, batch.mask_BL)
 
     def targets(self, batch: StateBatch) -> Tensor:
-        """Return the POVs of a batch, broadcastable to B x L x D; they depend on seed, domain and sample only.
+        """Return the POVs of a batch, broadcastable to B x L x D, by seed, domain and sample only.
 
         `batch` granularity takes the directions from the batch at hand, the others from the whole domain.
         """
@@ -129,7 +133,8 @@ class FalconObjective:
             return self._draw(directions_KD, (), ("domain", batch.domain))
         length = batch.frozen_BLD.shape[1] if granularity == "token" else 1
         rows = [
-            self._draw(directions_KD, (length,), (granularity, batch.domain, sample)) for sample in batch.samples
+            self._draw(directions_KD, (length,), (granularity, batch.domain, sample))
+            for sample in batch.samples
         ]
         return torch.stack(rows)
 
@@ -147,4 +152,6 @@ class FalconObjective:
     def _reference_target(self, batch: StateBatch) -> Tensor:
         states_ND = batch.frozen_BLD[batch.counted_BL.bool()].cpu()
         generator = seeded_generator(self.seed, "reference", batch.step)
-        return reference_offset_vector(states_ND, self.settings.offset.directions, generator, self.model_dtype)
+        return reference_offset_vector(
+            states_ND, self.settings.offset.directions, generator, self.model_dtype
+        )

@@ -55,7 +55,7 @@ def _decompose(states_ND: Tensor, num_directions: int, centre_D: Tensor | None) 
         return _truncated_svd(states_ND, num_directions)
     # Folding keeps every matrix below D/2 + kept rows, so that nothing of size D x D is formed.
     summary = states_ND[:0]
-    for chunk in states_ND.split(max(1, num_hidden // 2)):
+    for chunk in torch.split(states_ND, max(1, num_hidden // 2)):
         values, right = _truncated_svd(torch.cat([summary, chunk]), num_kept)
         summary = values[:, None] * right
     return _truncated_svd(summary, num_directions)
@@ -67,7 +67,9 @@ def _truncated_svd(states_ND: Tensor, num_directions: int) -> tuple[Tensor, Tens
     _, singular_values, right = torch.linalg.svd(states_ND, full_matrices=False)
     rank = int((singular_values > singular_values[0] * 1e-6).sum()) if singular_values[0] > 0 else 0
     if rank == 0:
-        raise NumericalError("principal directions: all states are zero", hint="The layer's states are constant.")
+        raise NumericalError(
+            "principal directions: all states are zero", hint="The layer's states are constant."
+        )
     kept = min(num_directions, rank)
     return singular_values[:kept], right[:kept]
 
@@ -133,14 +135,16 @@ def principal_offset_vectors(
         NumericalError: The directions span the whole space, so nothing is left of r.
     """
     num_hidden = directions_KD.shape[1]
-    random = torch.randn((*shape, num_hidden), generator=generator)
-    noise = torch.randn((*shape, num_hidden), generator=generator) * perturbation if perturbation else 0.0
+    draws = 2 if perturbation else 1
+    # Drawn together, so that the first vectors are the same however many follow.
+    random, *noise = torch.randn((*shape, draws, num_hidden), generator=generator).unbind(-2)
     directions_KD = directions_KD.float().cpu()
     offsets = remove_directions(random, directions_KD, suppression)
     if suppression == 1.0:
         # A second pass removes what rounding left: the guarantee is stated for the final vector.
         offsets = remove_directions(offsets, directions_KD)
-    offsets = offsets + noise
+    if noise:
+        offsets = offsets + perturbation * noise[0]
     if operator == "tanh":
         offsets = torch.tanh(offsets)
     norms = offsets.norm(dim=-1, keepdim=True)
@@ -149,7 +153,8 @@ def principal_offset_vectors(
             f"{directions_KD.shape[0]} principal directions fill the {num_hidden}-dimensional space",
             hint="Lower objective.offset.directions.",
         )
-    return offsets / norms
+    unit: Tensor = offsets / norms
+    return unit
 
 
 def reference_offset_vector(
@@ -178,4 +183,5 @@ def reference_offset_vector(
     for _ in range(REFERENCE_ROUNDS):
         vector_D = torch.tanh(vector_D @ matrix_DD)
         vector_D = vector_D / (vector_D.norm() + REFERENCE_EPSILON)
-    return vector_D.float() / vector_D.float().norm()
+    unit_D: Tensor = vector_D.float() / vector_D.float().norm()
+    return unit_D

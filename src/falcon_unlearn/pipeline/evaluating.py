@@ -54,9 +54,14 @@ def swap_to_original(loaded: LoadedModel, settings: ModelSettings, original: str
     theirs = dict(other.model.named_parameters())
     if {n: p.shape for n, p in own.items()} != {n: p.shape for n, p in theirs.items()}:
         raise ModelError(
-            f"--original {public_name(original)!r} has other tensors than the model", hint="Give the model before unlearning."
+            f"--original {public_name(original)!r} has other tensors than the model",
+            hint="Give the model before unlearning.",
         )
-    differing = {n: p.data.to(own[n].dtype) for n, p in theirs.items() if not p.data.to(own[n].dtype).equal(own[n].data)}
+    differing = {
+        n: p.data.to(own[n].dtype)
+        for n, p in theirs.items()
+        if not p.data.to(own[n].dtype).equal(own[n].data)
+    }
     return lambda: tensors_replaced(loaded.model, differing)
 
 

@@ -10,7 +10,12 @@ import torch
 from falcon_unlearn.config.recipe import Recipe
 from falcon_unlearn.data.corpora import PreparedData
 from falcon_unlearn.models.access import DTYPES, build_without_weights, load_tokenizer, pick_device
-from falcon_unlearn.models.architectures import ModelStructure, coverage, find_structure, resolve_trained_parameters
+from falcon_unlearn.models.architectures import (
+    ModelStructure,
+    coverage,
+    find_structure,
+    resolve_trained_parameters,
+)
 from falcon_unlearn.pipeline.selecting import candidate_range
 from falcon_unlearn.pipeline.workspace import check_layer, prepare_data
 from falcon_unlearn.results import PlanResult
@@ -105,7 +110,8 @@ def _count_tokens(recipe: Recipe) -> tuple[_Tokens, list[str]]:
         count = recipe.data.self_samples
         per_text = recipe.data.self_tokens
         return _Tokens(2 * count * per_text, per_text, 2 * count), [
-            "retain text `self` does not exist yet; token counts assume self_samples x self_tokens for both sides"
+            "retain text `self` does not exist yet; token counts assume self_samples x self_tokens "
+            "for both sides"
         ]
     data: PreparedData = prepare_data(recipe, load_tokenizer(recipe.model), None)
     lengths = [len(e.input_ids) for c in (*data.forget, *data.retain) for e in c.training]
@@ -120,7 +126,9 @@ def _memory(recipe: Recipe, shapes: _Shapes, tokens: _Tokens, compute_dtype: tor
     parts = {
         "libraries": LIBRARY_BYTES,
         "model": shapes.total * item,
-        "window": shapes.window_blocks * shapes.block * compute_dtype.itemsize if compute_dtype.itemsize != item else 0,
+        "window": shapes.window_blocks * shapes.block * compute_dtype.itemsize
+        if compute_dtype.itemsize != item
+        else 0,
         # Original and master copies, two gradients, two moments of AdamW, all in float32.
         "masters": shapes.trained * 4 * 6,
         "activations": int(forward * shapes.hidden_size * 4 * 12),
@@ -155,7 +163,10 @@ def _flops(recipe: Recipe, shapes: _Shapes, tokens: _Tokens) -> dict[str, float]
 
 def _metrics(recipe: Recipe) -> tuple[list[str], list[str]]:
     names = {
-        "choice": ["accuracy_text", *(["accuracy_letter", "letter_mass"] if recipe.evaluation.letter else [])],
+        "choice": [
+            "accuracy_text",
+            *(["accuracy_letter", "letter_mass"] if recipe.evaluation.letter else []),
+        ],
         "generation": ["accuracy_generation"],
         "perplexity": ["perplexity"],
         "divergence": ["divergence"],
@@ -166,7 +177,9 @@ def _metrics(recipe: Recipe) -> tuple[list[str], list[str]]:
     if recipe.evaluation.held_out and recipe.data.holdout_share > 0:
         computed += [f"{corpus.name} (held out): perplexity, divergence" for corpus in corpora]
     else:
-        missing.append("held-out perplexity and divergence: evaluation.held_out is off or data.holdout_share is 0")
+        missing.append(
+            "held-out perplexity and divergence: evaluation.held_out is off or data.holdout_share is 0"
+        )
     if not any(entry.kind == "choice" for entry in recipe.evaluation.sets):
         missing.append("accuracy: no evaluation set of kind `choice` is given (evaluation.sets)")
     if not any(entry.kind == "generation" for entry in recipe.evaluation.sets):

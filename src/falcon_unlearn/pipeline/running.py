@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -75,7 +76,9 @@ def _run(
     with seeded(recipe.seed, recipe.runtime.threads), staged_folder(output) as staging:
         sets = load_sets(recipe.evaluation, seed=recipe.seed) if evaluate else []
         workspace = open_workspace(recipe, sink, seconds)
-        return _finish(workspace, recipe, output, staging, typed, command, sink, seconds, sets if evaluate else None)
+        return _finish(
+            workspace, recipe, output, staging, typed, command, sink, seconds, sets if evaluate else None
+        )
 
 
 def run_loaded(
@@ -106,30 +109,19 @@ def _finish(
     seconds: dict[str, float],
     sets: list[EvaluationSet] | None,
 ) -> RunSummary:
-    records = staging / RECORDS
-    records.mkdir()
     before = after = None
     if sets is not None:
         before = evaluate_in(workspace, recipe, "before", sets, None, sink, seconds)
     with TemporaryDirectory(dir=staging, prefix="scratch-") as scratch:
-        selection = select_in(workspace, recipe, sink, seconds, Path(scratch))
-        session = unlearn_window(workspace.engine, workspace.data, recipe, selection.layer, Path(scratch), sink)
-    seconds |= {"cache": session.result.seconds_cache, "train": session.result.seconds_train}
+        selection, session = train_in(workspace, recipe, sink, seconds, Path(scratch))
     if sets is not None:
-        after = evaluate_in(workspace, recipe, "after", sets, original_weights(workspace, session), sink, seconds)
+        original = original_weights(workspace, session)
+        after = evaluate_in(workspace, recipe, "after", sets, original, sink, seconds)
     with timed_stage("write", "writing the model", sink, seconds):
-        loaded = workspace.loaded
-        write_checkpoint(
-            staging, session.changed, source=loaded.folder, model=loaded.model, tokenizer=loaded.tokenizer
-        )
-        _write_records(records, workspace, recipe, typed, selection, session, before, after)
+        write_model(staging, workspace, session)
+    stages = Stages(selection, session, before, after)
     with timed_stage("report", "writing the report", sink, seconds):
-        _write_manifest(staging, workspace, recipe, command, seconds)
-        card = _base_card(loaded.folder)
-        write_text_atomic(staging / "README.md", model_card(staging, card))
-        render_report(staging)
-        # The manifest comes again, and last: now it covers card and report.
-        _write_manifest(staging, workspace, recipe, command, seconds)
+        write_evidence(staging, workspace, recipe, stages, typed=typed, command=command, seconds=seconds)
     return RunSummary(
         output=public_name(output),
         report=str(output / RECORDS / "report.html"),
@@ -140,6 +132,73 @@ def _finish(
         after=after,
         seconds=seconds,
     )
+
+
+@dataclass(frozen=True)
+class Stages:
+    """Hold what the stages of one run gave."""
+
+    selection: SelectionResult
+    session: Session
+    before: EvaluationResult | None
+    after: EvaluationResult | None
+
+
+def train_in(
+    workspace: Workspace,
+    recipe: Recipe,
+    sink: EventSink,
+    seconds: dict[str, float],
+    scratch: Path,
+    selection: SelectionResult | None = None,
+) -> tuple[SelectionResult, Session]:
+    """Select, unless a selection is given, and unlearn; the loaded model holds the result.
+
+    Args:
+        workspace: Model and data.
+        recipe: All settings.
+        sink: Receives progress.
+        seconds: Receives wall times by stage.
+        scratch: Existing folder for the stores.
+        selection: Result of an earlier step 1.
+
+    Raises:
+        FalconError: The run diverged; the model holds its original tensors again.
+    """
+    selection = selection or select_in(workspace, recipe, sink, seconds, scratch)
+    session = unlearn_window(workspace.engine, workspace.data, recipe, selection.layer, scratch, sink)
+    seconds |= {"cache": session.result.seconds_cache, "train": session.result.seconds_train}
+    return selection, session
+
+
+def write_model(staging: Path, workspace: Workspace, session: Session) -> None:
+    """Write the changed model and its tokenizer so that `from_pretrained` loads the folder."""
+    loaded = workspace.loaded
+    write_checkpoint(
+        staging, session.changed, source=loaded.folder, model=loaded.model, tokenizer=loaded.tokenizer
+    )
+
+
+def write_evidence(
+    staging: Path,
+    workspace: Workspace,
+    recipe: Recipe,
+    stages: Stages,
+    *,
+    typed: str,
+    command: str,
+    seconds: dict[str, float],
+) -> None:
+    """Write records, card and report beside the model, and close the folder with its manifest."""
+    records = staging / RECORDS
+    records.mkdir()
+    _write_records(records, workspace, recipe, typed, stages)
+    _write_manifest(staging, workspace, recipe, command, seconds)
+    card = _base_card(workspace.loaded.folder)
+    write_text_atomic(staging / "README.md", model_card(staging, card))
+    render_report(staging)
+    # The manifest comes again, and last: now it covers card and report.
+    _write_manifest(staging, workspace, recipe, command, seconds)
 
 
 def original_weights(workspace: Workspace, session: Session) -> Callable[[], AbstractContextManager[None]]:
@@ -153,22 +212,19 @@ def _write_records(
     workspace: Workspace,
     recipe: Recipe,
     typed: str,
-    selection: SelectionResult,
-    session: Session,
-    before: EvaluationResult | None,
-    after: EvaluationResult | None,
+    stages: Stages,
 ) -> None:
-    resolved = resolved_recipe(recipe, selection, session)
+    resolved = resolved_recipe(recipe, stages.selection, stages.session)
     write_text_atomic(records / "recipe.yaml", typed)
     write_text_atomic(records / "recipe.resolved.yaml", yaml.safe_dump(resolved, sort_keys=False))
     write_json_atomic(records / "data.json", workspace.data.result)
-    write_json_atomic(records / "selection.json", selection)
-    write_json_atomic(records / "training.json", session.result)
+    write_json_atomic(records / "selection.json", stages.selection)
+    write_json_atomic(records / "training.json", stages.session.result)
     device = str(workspace.engine.device)
     write_json_atomic(
         records / "environment.json", capture_environment(device, torch.get_num_threads(), recipe.seed)
     )
-    for name, result in (("before", before), ("after", after)):
+    for name, result in (("before", stages.before), ("after", stages.after)):
         if result is not None:
             write_json_atomic(records / f"evaluation.{name}.json", result)
 

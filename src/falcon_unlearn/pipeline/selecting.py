@@ -35,7 +35,11 @@ def select_layer(recipe: Recipe, *, sink: EventSink = ignore_events) -> Selectio
 
 
 def select_in(
-    workspace: Workspace, recipe: Recipe, sink: EventSink, seconds: dict[str, float], scratch: Path | None = None
+    workspace: Workspace,
+    recipe: Recipe,
+    sink: EventSink,
+    seconds: dict[str, float],
+    scratch: Path | None = None,
 ) -> SelectionResult:
     """Choose the loss layer of a loaded model, or record the one the user fixed."""
     if recipe.selection.layer is not None:
@@ -118,7 +122,12 @@ def _select_by_gradients(
     candidates = candidate_range(recipe, workspace.engine.structure.num_blocks)
     with TemporaryDirectory(dir=scratch) as folder:
         scores = probe_gradient_conflict(
-            workspace.engine, workspace.data, recipe, range(candidates[0], candidates[1] + 1), Path(folder), sink
+            workspace.engine,
+            workspace.data,
+            recipe,
+            range(candidates[0], candidates[1] + 1),
+            Path(folder),
+            sink,
         )
     return _record(scores, workspace.engine, recipe, time.perf_counter() - started, time.perf_counter())
 

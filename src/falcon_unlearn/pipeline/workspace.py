@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from falcon_unlearn.config.data import CorpusSettings
 from falcon_unlearn.config.model import ModelSettings
 from falcon_unlearn.config.recipe import Recipe
 from falcon_unlearn.data.corpora import PreparedData, prepare_corpora
+from falcon_unlearn.data.sources import LoadedCorpus, load_examples
 from falcon_unlearn.errors import UsageError
 from falcon_unlearn.events import EventSink, Notice, StageFinished, StageStarted, ignore_events
 from falcon_unlearn.models.access import LoadedModel, load_model, load_tokenizer, pick_device
@@ -22,6 +24,8 @@ from falcon_unlearn.models.engine import BlockEngine
 from falcon_unlearn.models.sampling import sample_texts
 from falcon_unlearn.models.text import TextEncoder
 from falcon_unlearn.results import DataResult
+
+LoadCorpus = Callable[[CorpusSettings], LoadedCorpus]
 
 
 @dataclass(frozen=True)
@@ -74,9 +78,20 @@ def open_workspace(recipe: Recipe, sink: EventSink, seconds: dict[str, float]) -
 
 
 def fill_workspace(
-    loaded: LoadedModel, recipe: Recipe, sink: EventSink, seconds: dict[str, float]
+    loaded: LoadedModel,
+    recipe: Recipe,
+    sink: EventSink,
+    seconds: dict[str, float],
+    load: LoadCorpus = load_examples,
 ) -> Workspace:
     """Prepare the data for a model that is loaded already; a fixed layer is checked first.
+
+    Args:
+        loaded: The model.
+        recipe: All settings.
+        sink: Receives progress.
+        seconds: Receives the wall time of the stage.
+        load: Reads one set; replace it where the data are in memory.
 
     Raises:
         UsageError: The fixed layer lies outside the model.
@@ -84,7 +99,7 @@ def fill_workspace(
     """
     check_layer(recipe, loaded.structure.num_blocks)
     with timed_stage("data", "reading forget and retain text", sink, seconds):
-        data = prepare_data(recipe, loaded.tokenizer, loaded.model)
+        data = prepare_data(recipe, loaded.tokenizer, loaded.model, load)
     for warning in data.result.warnings:
         sink(Notice(message=warning, level="warning"))
     return Workspace(loaded, BlockEngine(loaded.model, loaded.structure), data)
@@ -102,20 +117,22 @@ def check_layer(recipe: Recipe, num_blocks: int) -> None:
         raise UsageError(f"train.layers: got {recipe.train.layers}, but the model has {num_blocks} blocks")
 
 
-def prepare_data(recipe: Recipe, tokenizer: Any, model: Any | None) -> PreparedData:
+def prepare_data(
+    recipe: Recipe, tokenizer: Any, model: Any | None, load: LoadCorpus = load_examples
+) -> PreparedData:
     """Load, filter and tokenise all corpora; `model` is needed for `--retain self` only."""
     encoder = TextEncoder(
         tokenizer, chat_template=recipe.data.chat_template, maximum_tokens=recipe.data.maximum_tokens
     )
-    data = prepare_corpora(
+    return prepare_corpora(
         recipe.data,
         encoder.encode,
         seed=recipe.seed,
         sample_self=None
         if model is None
         else lambda count, tokens, seed: sample_texts(model, tokenizer, count, tokens, seed),
+        load=load,
     )
-    return data
 
 
 def validate_data(recipe: Recipe, *, sink: EventSink = ignore_events) -> DataResult:
@@ -131,7 +148,12 @@ def validate_data(recipe: Recipe, *, sink: EventSink = ignore_events) -> DataRes
         sampled = [corpus for corpus in recipe.data.retain if corpus.path == "self"]
         if sampled:
             kept = tuple(corpus for corpus in recipe.data.retain if corpus.path != "self")
-            sink(Notice(message="retain text `self` is sampled from the model when the run starts; not counted here"))
+            sink(
+                Notice(
+                    message="retain text `self` is sampled from the model when the run starts; "
+                    "not counted here"
+                )
+            )
             if not kept:
                 return _count_forget_only(recipe, tokenizer)
             recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"retain": kept})})

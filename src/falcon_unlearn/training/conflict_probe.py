@@ -7,11 +7,12 @@ paper's Fig. 3 does. The parameters are put back after every layer.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
-from falcon_unlearn.conflict import Gramian
 from falcon_unlearn.config.recipe import Recipe
-from falcon_unlearn.data.corpora import PreparedData
+from falcon_unlearn.conflict import Gramian
+from falcon_unlearn.data.corpora import Corpus, PreparedData
 from falcon_unlearn.events import EventSink, Progress, ignore_events
 from falcon_unlearn.models.engine import BlockEngine
 from falcon_unlearn.selection.gradients import score_gradient_conflict
@@ -25,7 +26,12 @@ PROBE_SAMPLES = 48
 
 
 def probe_gradient_conflict(
-    engine: BlockEngine, data: PreparedData, recipe: Recipe, layers: Iterable[int], folder: Path, sink: EventSink
+    engine: BlockEngine,
+    data: PreparedData,
+    recipe: Recipe,
+    layers: Iterable[int],
+    folder: Path,
+    sink: EventSink,
 ) -> LayerScores:
     """Return the mean cosine of forget and retain gradient at each layer, trained alone.
 
@@ -50,9 +56,7 @@ def probe_gradient_conflict(
 
 
 def _shorten(data: PreparedData) -> PreparedData:
-    from dataclasses import replace
-
-    def cut(corpora: tuple) -> tuple:  # type: ignore[type-arg]
+    def cut(corpora: tuple[Corpus, ...]) -> tuple[Corpus, ...]:
         return tuple(replace(corpus, training=corpus.training[:PROBE_SAMPLES]) for corpus in corpora)
 
     return replace(data, forget=cut(data.forget), retain=cut(data.retain))

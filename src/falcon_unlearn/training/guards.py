@@ -9,13 +9,15 @@ from torch import Tensor
 
 from falcon_unlearn.errors import NumericalError
 
+_HINT = "Lower train.learning_rate (or train.relative_step), or set train.compute_dtype=float32."
+
 
 def check_finite_loss(name: str, value: float, step: int) -> None:
     """Raise NumericalError when a loss is not finite."""
     if not math.isfinite(value):
         raise NumericalError(
             f"step {step}: the {name} loss is {value}; the run has diverged and nothing was written",
-            hint="Lower train.learning_rate (or train.relative_step), or set train.compute_dtype=float32.",
+            hint=_HINT,
         )
 
 
@@ -24,8 +26,9 @@ def check_finite_tensors(kind: str, tensors: dict[str, Tensor], step: int) -> No
     for name, tensor in tensors.items():
         if not bool(torch.isfinite(tensor).all()):
             raise NumericalError(
-                f"step {step}: the {kind} of {name} is not finite; the run has diverged and nothing was written",
-                hint="Lower train.learning_rate (or train.relative_step), or set train.compute_dtype=float32.",
+                f"step {step}: the {kind} of {name} is not finite; "
+                "the run has diverged and nothing was written",
+                hint=_HINT,
             )
 
 

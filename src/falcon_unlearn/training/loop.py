@@ -97,7 +97,9 @@ class UnlearningLoop:
                 # This loss belongs to the parameters before the step, so those are the ones to leave.
                 self.masters.restore(inside)
                 self.masters.push()
-                return TrainingOutcome("stopped_on_budget", step + 1, max(0, step - 1), history, self.num_tokens)
+                return TrainingOutcome(
+                    "stopped_on_budget", step + 1, max(0, step - 1), history, self.num_tokens
+                )
             if budget is not None:
                 inside = self._before_step
             history.append(row)
@@ -108,15 +110,21 @@ class UnlearningLoop:
             return TrainingOutcome(
                 "stopped_on_budget", self.settings.steps, self.settings.steps - 1, history, self.num_tokens
             )
-        return TrainingOutcome("completed", self.settings.steps, self.settings.steps, history, self.num_tokens)
+        return TrainingOutcome(
+            "completed", self.settings.steps, self.settings.steps, history, self.num_tokens
+        )
 
     def step(self, step: int, indices: StepBatch) -> dict[str, float]:
         """Take one step and return its diagnostics."""
         started = time.perf_counter()
         forget_inputs, forget_batch = self._forget_batch(step, indices)
-        forget_loss, forget_gradients, forget_states = self._gradients(forget_inputs, forget_batch, forget=True)
+        forget_loss, forget_gradients, forget_states = self._gradients(
+            forget_inputs, forget_batch, forget=True
+        )
         retain_inputs, retain_batch = self._retain_batch(step, indices)
-        retain_loss, retain_gradients, retain_states = self._gradients(retain_inputs, retain_batch, forget=False)
+        retain_loss, retain_gradients, retain_states = self._gradients(
+            retain_inputs, retain_batch, forget=False
+        )
         check_finite_loss("forget", forget_loss, step)
         check_finite_loss("retain", retain_loss, step)
         multiplier = self.objective_settings.retain_multiplier
@@ -157,7 +165,11 @@ class UnlearningLoop:
         names = list(self.masters.parameters)
         gradients = torch.autograd.grad(loss, [self.masters.parameters[name] for name in names])
         self.num_tokens += int(batch.mask_BL.sum())
-        return float(loss.detach()), {n: g.float() for n, g in zip(names, gradients, strict=True)}, states_BLD.detach()
+        return (
+            float(loss.detach()),
+            {n: g.float() for n, g in zip(names, gradients, strict=True)},
+            states_BLD.detach(),
+        )
 
     @torch.no_grad()
     def _retain_drift(self, indices: StepBatch) -> float:
@@ -205,11 +217,13 @@ def stack_rows(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 def silence_rounding_noise(forget: dict[str, Tensor], retain: dict[str, Tensor]) -> dict[str, Tensor]:
     """Set retain gradients to zero where they are rounding noise.
 
-    Before the first update the retain gradient is zero in exact arithmetic. What is left of it in float32 has a
-    random direction, and a projection cares about direction only, not about size.
+    Before the first update the retain gradient is zero in exact arithmetic. What is left of it in float32 has
+    a random direction, and a projection cares about direction only, not about size.
     """
     return {
-        name: gradient if gradient.norm() > NEGLIGIBLE_GRADIENT * forget[name].norm() else torch.zeros_like(gradient)
+        name: gradient
+        if gradient.norm() > NEGLIGIBLE_GRADIENT * forget[name].norm()
+        else torch.zeros_like(gradient)
         for name, gradient in retain.items()
     }
 
@@ -239,8 +253,9 @@ def state_diagnostics(
     """Measure norms of updated states by token class, and how far retain states moved.
 
     Returns:
-        forget_norm, forget_norm_frozen (counted tokens), retain_norm (real tokens but sinks), sink_norm (sinks of
-        both batches, 0 when there are none) and retain_drift, the mean of norm(change) / norm(frozen).
+        forget_norm, forget_norm_frozen (counted tokens), retain_norm (real tokens but sinks), sink_norm
+        (sinks of both batches, 0 when there are none) and retain_drift, the mean of
+        norm(change) / norm(frozen).
 
     Raises:
         NumericalError: A state is not finite.
@@ -264,7 +279,8 @@ def state_diagnostics(
 
 
 def _norms(states_BLD: Tensor, chosen_BL: Tensor) -> Tensor:
-    return states_BLD[chosen_BL.bool()].float().norm(dim=-1)
+    norms: Tensor = states_BLD[chosen_BL.bool()].float().norm(dim=-1)
+    return norms
 
 
 def _mean(values: Tensor) -> float:

@@ -10,7 +10,9 @@ MINIMUM_GAIN = 1.3
 """bfloat16 must be this much faster to be chosen: a coin toss between dtypes would break repeatability."""
 
 
-def matrix_product_speed(dtype: torch.dtype, device: torch.device, *, size: int = 1024, repeats: int = 5) -> float:
+def matrix_product_speed(
+    dtype: torch.dtype, device: torch.device, *, size: int = 1024, repeats: int = 5
+) -> float:
     """Measure the best of several square matrix products, in FLOP per second."""
     left = torch.ones(size, size, dtype=dtype, device=device)
     left @ left

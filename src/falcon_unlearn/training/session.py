@@ -11,7 +11,7 @@ import psutil
 import torch
 from torch import Tensor
 
-from falcon_unlearn.activations.collect import CachedStates, cache_states, sink_tokens
+from falcon_unlearn.activations.collect import cache_states, sink_tokens
 from falcon_unlearn.config.recipe import Recipe
 from falcon_unlearn.conflict import Gramian
 from falcon_unlearn.data.batches import BatchPlan, plan_batches
@@ -29,7 +29,7 @@ from falcon_unlearn.training.precision import resolve_compute_dtype
 
 @dataclass(frozen=True)
 class Session:
-    """Hold a finished session: the record, the new tensors and the original ones, both in the source dtype."""
+    """Hold a finished session: the record, the new and the original tensors, both in the source dtype."""
 
     result: TrainingResult
     changed: dict[str, Tensor]
@@ -109,10 +109,22 @@ def _train(
     objective = _fit_objective(caches, recipe)
     finished = False
     try:
-        with blocks_in_dtype(engine, *window, caches.compute_dtype), engine.window(*window), masters.trainable():
+        with (
+            blocks_in_dtype(engine, *window, caches.compute_dtype),
+            engine.window(*window),
+            masters.trainable(),
+        ):
             masters.push()
             loop = UnlearningLoop(
-                engine, masters, layers, caches.forget, caches.retain, objective, recipe.objective, settings, rate
+                engine,
+                masters,
+                layers,
+                caches.forget,
+                caches.retain,
+                objective,
+                recipe.objective,
+                settings,
+                rate,
             )
             outcome = loop.run(step_plan(data, recipe), sink)
         finished = True
@@ -147,7 +159,12 @@ def step_plan(data: PreparedData, recipe: Recipe) -> BatchPlan:
 
 
 def _cache_all(
-    engine: BlockEngine, data: PreparedData, recipe: Recipe, window: tuple[int, int], folder: Path, sink: EventSink
+    engine: BlockEngine,
+    data: PreparedData,
+    recipe: Recipe,
+    window: tuple[int, int],
+    folder: Path,
+    sink: EventSink,
 ) -> _Caches:
     started = time.perf_counter()
     compute_dtype = resolve_compute_dtype(recipe.train.compute_dtype, engine.device)
@@ -190,7 +207,11 @@ def counted_chunks(corpus: CachedCorpus, recipe: Recipe, *, answers_only: bool) 
     rows: list[Tensor] = []
     for index in range(len(corpus.states.outputs)):
         states_LD = corpus.states.outputs.read(index)
-        counted_L = corpus.answer_masks[index].clone() if answers_only else torch.ones(len(states_LD), dtype=torch.bool)
+        counted_L = (
+            corpus.answer_masks[index].clone()
+            if answers_only
+            else torch.ones(len(states_LD), dtype=torch.bool)
+        )
         if offset.exclude_sinks:
             counted_L &= ~sink_tokens(states_LD[None], torch.ones(1, len(states_LD)), offset.sink_factor)[0]
         rows.append(states_LD[counted_L].float())
@@ -205,7 +226,9 @@ def _fit_objective(caches: _Caches, recipe: Recipe) -> FalconObjective:
     offset = recipe.objective.offset
     retain = None
     if offset.mode == "paper" and offset.principal != "literal":
-        chunks = (chunk for corpus in caches.retain for chunk in counted_chunks(corpus, recipe, answers_only=False))
+        chunks = (
+            chunk for corpus in caches.retain for chunk in counted_chunks(corpus, recipe, answers_only=False)
+        )
         retain = fit_retain_statistics(chunks, offset.directions)
     directions: list[Tensor] = []
     if offset.mode == "paper" and offset.resolved_granularity != "batch":
@@ -258,7 +281,7 @@ def count_parameters(model: torch.nn.Module) -> int:
 
 
 def peak_memory_bytes() -> int:
-    """Return the peak resident memory of this process in bytes, or the present one where the system has no peak."""
+    """Return the peak resident memory of this process in bytes; the present one where there is no peak."""
     try:
         import resource
     except ImportError:
@@ -266,4 +289,3 @@ def peak_memory_bytes() -> int:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # Linux counts in KiB, macOS in bytes.
     return int(peak if psutil.MACOS else peak * 1024)
-
