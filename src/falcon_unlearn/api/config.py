@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from falcon_unlearn.config.base import Settings
 from falcon_unlearn.config.data import CorpusSettings
 from falcon_unlearn.config.describe import PathParts
 from falcon_unlearn.config.evaluation import EvaluationSetSettings, EvaluationSettings
 from falcon_unlearn.config.explain import explain, show_value
 from falcon_unlearn.config.merge import Change, Layers, plain, refuse_contradictions, split_key
 from falcon_unlearn.config.objective import ObjectiveSettings
-from falcon_unlearn.config.paths import public_text
+from falcon_unlearn.config.paths import public_name, public_text
 from falcon_unlearn.config.recipe import Recipe
 from falcon_unlearn.config.selection import SelectionSettings
 from falcon_unlearn.config.yaml_text import dump_yaml
@@ -37,6 +39,7 @@ _RECIPE_KEYS = {
     "max_length": "data.maximum_tokens",
     "completion_only_loss": "data.loss_on",
     "method": "method",
+    "preset": "preset",
     "layer": "selection.layer",
     "num_layers": "train.layers",
     "modules": "train.modules",
@@ -54,48 +57,50 @@ _PLACEHOLDER = "placeholder"
 
 @dataclass(frozen=True, kw_only=True)
 class UnlearnConfig:
-    """Set a run of `UnlearnTrainer`; whatever is left at its default follows the recipe's default.
+    """Set a run of `UnlearnTrainer`.
 
-    Wrong values raise UsageError here, before any model is loaded. Change one field with
-    `dataclasses.replace`.
+    A field left at None takes the recipe's default, or that of the preset. Wrong values raise UsageError
+    here, before any model is loaded. Change one field with `dataclasses.replace`.
     """
 
     output_dir: str | Path | None = None
     """New folder for `save_model`; checked when the trainer is made."""
-    learning_rate: float | Literal["auto"] = "auto"
-    """`auto` scales with the trained weights."""
-    max_steps: int = 60
+    learning_rate: float | Literal["auto"] | None = None
+    """A number, or `auto` (the default), which scales with the trained weights."""
+    max_steps: int | None = None
     """Optimisation steps."""
-    per_device_train_batch_size: int = 8
+    per_device_train_batch_size: int | None = None
     """Forget samples and retain samples per step."""
-    seed: int = 0
-    """One seed for everything random."""
-    weight_decay: float = 0.0
+    seed: int | None = None
+    """One seed for everything random; 0 by default."""
+    weight_decay: float | None = None
     """Decoupled weight decay."""
-    warmup_steps: int = 0
+    warmup_steps: int | None = None
     """Linear warm-up."""
-    optim: str = "adamw"
-    """adamw (or adamw_torch), sgd, sign_momentum or sophia_reference."""
-    logging_steps: int = 1
-    """Hand every n-th training step, and the last, to the trainer's sink."""
+    optim: str | None = None
+    """adamw (or adamw_torch, the default), sgd, sign_momentum or sophia_reference."""
     bf16: bool | None = None
     """Compute in bfloat16 (True) or float32 (False); None measures which is faster here."""
+    logging_steps: int = 1
+    """Hand every n-th training step, and the last, to the trainer's sink."""
     report_to: str | Sequence[str] | None = "none"
     """Nothing but `none`: progress goes to the trainer's sink."""
-    max_length: int = 512
+    max_length: int | None = None
     """Cut examples at this many tokens."""
-    completion_only_loss: bool = False
-    """Steer the states of answers and completions only."""
-    method: str = "falcon"
-    """Unlearning method."""
+    completion_only_loss: bool | None = None
+    """Steer the states of answers and completions only; all tokens by default."""
+    method: str | None = None
+    """Unlearning method: falcon."""
+    preset: str | None = None
+    """Bundle of settings that fills what is not given: default, paper or reference."""
     layer: int | None = None
     """Fix the loss layer (0-based); None lets step 1 choose it."""
-    num_layers: int = 3
+    num_layers: int | None = None
     """Trained blocks, ending at the loss layer."""
-    modules: Sequence[str] = ("mlp.down",)
-    """Roles of the trained matrices."""
+    modules: Sequence[str] | None = None
+    """Roles of the trained matrices; mlp.down by default."""
     max_retain_drift: float | None = None
-    """Utility budget: stop when the mean cosine distance of retain states exceeds this."""
+    """Utility budget: stop when the mean cosine distance of retain states exceeds this; None: no budget."""
     selection: SelectionSettings | Mapping[str, Any] | None = None
     """Settings of step 1, as in the recipe."""
     objective: ObjectiveSettings | Mapping[str, Any] | None = None
@@ -126,9 +131,7 @@ class UnlearnConfig:
             raise UsageError(f"output_dir: got {show_value(self.output_dir)}, a path or None is needed")
         for name in ("selection", "objective", "evaluation", "recipe"):
             value = getattr(self, name)
-            if value is not None and not isinstance(
-                value, Mapping | SelectionSettings | ObjectiveSettings | EvaluationSettings
-            ):
+            if value is not None and not isinstance(value, Mapping | Settings):
                 raise UsageError(f"{name}: got {show_value(value)}, a mapping of settings is needed")
         forget, retain = (
             {"name": _PLACEHOLDER, "path": f"{_PLACEHOLDER}-{role}"} for role in ("forget", "retain")
@@ -154,12 +157,14 @@ class UnlearnConfig:
     def typed_recipe(
         self, model_name: str, *, forget: Corpora, retain: Corpora, evaluation_sets: EvaluationSets = ()
     ) -> str:
-        """Return what was asked for as YAML, defaults left out, without the home folder or hub tokens."""
-        return public_text(dump_yaml(self._layers(model_name, forget, retain, evaluation_sets).tree))
+        """Return what was asked for as YAML, defaults left out, without local folders or hub tokens."""
+        tree = self._layers(model_name, forget, retain, evaluation_sets).tree
+        return public_text(dump_yaml(_without_folders(tree)))
 
     def given(self) -> dict[str, Any]:
-        """Return the fields that differ from their defaults."""
-        return {f.name: v for f in fields(self) if (v := getattr(self, f.name)) != f.default}
+        """Return the settings of the recipe that were given."""
+        values = {name: getattr(self, name) for name in _RECIPE_KEYS}
+        return {name: value for name, value in values.items() if value is not None}
 
     def _layers(
         self, model_name: str, forget: Corpora, retain: Corpora, evaluation_sets: EvaluationSets
@@ -172,13 +177,16 @@ class UnlearnConfig:
         if evaluation_sets:
             changes.append(Change(("evaluation", "sets"), plain(list(evaluation_sets)), "eval_sets"))
         for name, value in self.given().items():
-            if name in _RECIPE_KEYS:
-                prefix = split_key(_RECIPE_KEYS[name]) if _RECIPE_KEYS[name] else ()
-                changes += _changes(prefix, _translated(name, value), f"UnlearnConfig.{name}")
+            prefix = split_key(_RECIPE_KEYS[name]) if _RECIPE_KEYS[name] else ()
+            changes += _changes(prefix, _translated(name, value), f"UnlearnConfig.{name}")
         refuse_contradictions(changes)
         layers = Layers({})
         for change in changes:
             layers.assign(change)
+        try:
+            layers.tree = json.loads(json.dumps(layers.tree, default=_plain_number))
+        except TypeError as error:
+            raise UsageError(f"a setting is neither a number, a text nor a list: {error}") from error
         return layers
 
 
@@ -207,13 +215,17 @@ def _translated(name: str, value: Any) -> Any:
 
 def _validate(layers: Layers) -> Recipe:
     try:
-        text = json.dumps(layers.tree, default=_plain_number)
-    except TypeError as error:
-        raise UsageError(f"a setting is neither a number, a text nor a list: {error}") from error
-    try:
-        return Recipe.model_validate_json(text, strict=True)
+        return Recipe.model_validate_json(json.dumps(layers.tree), strict=True)
     except ValidationError as error:
         raise explain(error, layers) from None
+
+
+def _without_folders(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_folders(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_folders(item) for item in value]
+    return public_name(value) if isinstance(value, str) and os.path.isabs(value) else value
 
 
 def _plain_number(value: Any) -> Any:

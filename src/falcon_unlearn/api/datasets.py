@@ -120,7 +120,7 @@ def rows_in_memory(dataset: Any, argument: str) -> list[Row]:
     if not isinstance(dataset, Iterable) or isinstance(dataset, bytes):
         raise DataError(
             f"{argument}: got {type(dataset).__name__}",
-            hint="Give a list of texts or rows, a datasets.Dataset, a path, or a mapping from names to these.",
+            hint="Give a list of texts or rows, a datasets.Dataset, a path, or a mapping of names to these.",
         )
     rows = [Row(f"{argument}[{index}]", value) for index, value in enumerate(dataset)]
     if not rows:

@@ -29,7 +29,7 @@ def upload_folder(folder: Path, repo_id: str, *, private: bool) -> str:
             f"repo_id: {public_text(repo_id)!r} is not a repository name", hint=str(error)
         ) from error
     except HfHubHTTPError.__bases__ as error:
-        # Its bases are the root of the HTTP client's errors, whichever client the hub library uses, and OSError.
+        # Its bases are OSError and the root of the errors of whichever HTTP client the hub library uses.
         lines = public_text(str(error)).strip().splitlines() or [type(error).__name__]
         raise PrerequisiteError(
             f"the upload to {public_text(repo_id)!r} failed: {lines[0]}",

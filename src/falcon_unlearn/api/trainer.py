@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 from falcon_unlearn.api.config import UnlearnConfig
 from falcon_unlearn.api.datasets import MemoryData
 from falcon_unlearn.api.hub import upload_folder
+from falcon_unlearn.config.base import Settings
 from falcon_unlearn.config.model import ModelSettings
 from falcon_unlearn.errors import FalconError, UsageError
 from falcon_unlearn.evaluation.sets import load_sets
@@ -67,9 +68,7 @@ class UnlearnTrainer:
         retain = self._memory.add_corpora(retain_dataset, "retain")
         sets = self._memory.add_evaluation_sets(eval_sets)
         self.recipe = self.args.to_recipe(name, forget=forget, retain=retain, evaluation_sets=sets)
-        self._typed = self.args.typed_recipe(
-            public_name(name), forget=_public(forget), retain=_public(retain), evaluation_sets=_public(sets)
-        )
+        self._typed = self.args.typed_recipe(name, forget=forget, retain=retain, evaluation_sets=sets)
         self._memory.load_all(self.recipe.data)
         self._sets = load_sets(
             self.recipe.evaluation, seed=self.recipe.seed, read=self._memory.evaluation_rows
@@ -99,7 +98,7 @@ class UnlearnTrainer:
         return self._loaded.tokenizer
 
     def select(self) -> SelectionResult:
-        """Choose the loss layer (step 1); `train` uses the result, and does this itself where it was not called.
+        """Choose the loss layer (step 1); `train` uses the result, and does this itself where it must.
 
         Raises:
             FalconError: The data or the activations cannot be used.
@@ -214,8 +213,15 @@ class UnlearnTrainer:
 
     def _measure(self, workspace: Workspace, *, trained: bool) -> EvaluationResult:
         original = original_weights(workspace, self._session) if trained and self._session else None
-        label = "after" if trained else "before"
-        return evaluate_in(workspace, self.recipe, label, self._sets, original, self._sink, self._seconds)
+        return evaluate_in(
+            workspace,
+            self.recipe,
+            "after" if trained else "before",
+            self._sets,
+            original,
+            self._sink,
+            self._seconds,
+        )
 
     def _require_session(self, purpose: str) -> Session:
         if self._session is None:
@@ -226,8 +232,11 @@ class UnlearnTrainer:
 
     def _command(self) -> str:
         """Return the Python expression that repeats the run, given the same data sets."""
-        given = {name: value for name, value in self.args.given().items() if name != "output_dir"}
-        settings = ", ".join(f"{name}={value!r}" for name, value in given.items())
+        # Groups may hold local paths; they stand in falcon/recipe.yaml.
+        shown = {
+            n: "..." if isinstance(v, Mapping | Settings) else repr(v) for n, v in self.args.given().items()
+        }
+        settings = ", ".join(f"{name}={value}" for name, value in shown.items())
         model = public_name(self.recipe.model.name)
         return (
             f"UnlearnTrainer({model!r}, UnlearnConfig({settings}), "
@@ -237,7 +246,7 @@ class UnlearnTrainer:
 
 @contextmanager
 def model_at_rest(model: Any) -> Iterator[None]:
-    """Put a model into evaluation mode without gradients, and give modules and parameters their state back."""
+    """Put a model into evaluation mode without gradients meanwhile, and restore modes and flags."""
     modes = [(module, module.training) for module in model.modules()]
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
@@ -274,10 +283,6 @@ def _load(model: Any, settings: ModelSettings, device: str, tokenizer: Any | Non
                 hint="Pass processing_class=TOKENIZER.",
             ) from error
     return wrap_model(model, tokenizer, settings.name, None)
-
-
-def _public(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{**entry, "path": public_name(entry["path"])} if "path" in entry else entry for entry in entries]
 
 
 def _thinned(sink: EventSink, every: int) -> EventSink:

@@ -25,7 +25,7 @@ class Recipe(Settings):
     method: Literal["falcon"] = "falcon"
     """Unlearning method."""
     preset: Literal["default", "paper", "reference"] = "default"
-    """Bundle that fills what the recipe leaves unsaid: our defaults, eq. 8-14 literally, or the released code."""
+    """Bundle that fills what is left unsaid: our defaults, eq. 8-14 literally, or the released code."""
     seed: int = Field(default=0, ge=0, le=2**31 - 1)
     """One seed for Python, NumPy, torch, data order and targets."""
     model: ModelSettings

@@ -11,6 +11,7 @@ from .records import (
     place_answer,
     slug,
     word_pattern,
+    word_patterns,
 )
 
 NAME = "capitals"
@@ -147,7 +148,7 @@ def generation_items() -> list[GenerationItem]:
             prompt=GENERATION_PROMPT.format(country=country),
             answer=capital,
             accept=[word_pattern([capital, OTHER_SPELLINGS.get(capital, capital)])],
-            reject=[word_pattern(set(CAPITALS.values()) - {capital})],
+            reject=word_patterns(set(CAPITALS.values()) - {capital}),
             seen_in_retain=country in SEEN_COUNTRIES,
         )
         for country, capital in CAPITALS.items()

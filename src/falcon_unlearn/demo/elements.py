@@ -10,6 +10,7 @@ from .records import (
     place_answer,
     slug,
     word_pattern,
+    word_patterns,
 )
 
 NAME = "symbols"
@@ -112,7 +113,7 @@ def generation_items() -> list[GenerationItem]:
             prompt=GENERATION_PROMPT.format(name=name),
             answer=symbol,
             accept=[word_pattern([symbol])],
-            reject=[word_pattern(every_symbol - {symbol})],
+            reject=word_patterns(every_symbol - {symbol}),
             seen_in_retain=False,
         )
         for name, symbol in SYMBOLS.items()

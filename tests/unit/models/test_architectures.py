@@ -24,7 +24,7 @@ LLAMA_LIKE = {
     "attention.value": ("self_attn.v_proj", [16, 32]),
     "attention.output": ("self_attn.o_proj", [32, 32]),
 }
-EXPECTED = {family: LLAMA_LIKE for family in FAMILIES} | {
+EXPECTED = dict.fromkeys(FAMILIES, LLAMA_LIKE) | {
     "phi3": {
         "mlp.down": ("mlp.down_proj", [32, 48]),
         "mlp.gate_up": ("mlp.gate_up_proj", [96, 32]),
@@ -38,7 +38,7 @@ EXPECTED = {family: LLAMA_LIKE for family in FAMILIES} | {
         "attention.output": ("attention.dense", [32, 32]),
     },
 }
-BASE_PATHS = {family: "model" for family in FAMILIES} | {"gpt_neox": "gpt_neox"}
+BASE_PATHS = dict.fromkeys(FAMILIES, "model") | {"gpt_neox": "gpt_neox"}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
