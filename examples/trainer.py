@@ -24,9 +24,9 @@ def sentences(facts: dict[str, str], wordings: tuple[str, ...]) -> list[str]:
 
 def main(model: str = "HuggingFaceTB/SmolLM2-135M-Instruct", output: str = "without-symbols") -> None:
     """Train, measure and save."""
-    config = UnlearnConfig(output_dir=output, max_steps=20, logging_steps=10, seed=0)
+    config = UnlearnConfig(output_dir=output, max_steps=40, logging_steps=20, seed=0)
     capitals = sentences(CAPITALS, ("The capital of {} is {}.", "{} is governed from {}."))
-    question = "Which symbol stands for {}? It is"
+    question = "The symbol of the element {} is"
     trainer = UnlearnTrainer(
         model,
         config,

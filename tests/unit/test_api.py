@@ -118,6 +118,15 @@ def test_each_field_reaches_its_place(field, value, path, expected):
     assert found == expected
 
 
+def test_what_is_given_wins_over_the_preset_even_where_it_equals_the_default():
+    preset = UnlearnConfig(preset="reference").to_recipe("m", **CORPORA)
+    assert (preset.train.steps, preset.selection.layer) == (80, 7)
+    default = Recipe.model_validate({"model": {"name": "m"}, "data": CORPORA}).train.steps
+    given = UnlearnConfig(preset="reference", max_steps=default).to_recipe("m", **CORPORA)
+    assert given.train.steps == default != 80
+    assert given.objective == preset.objective
+
+
 def test_every_field_is_either_a_recipe_setting_or_the_trainers_own():
     from falcon_unlearn.api.config import _RECIPE_KEYS
 

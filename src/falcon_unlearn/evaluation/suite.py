@@ -26,6 +26,7 @@ from falcon_unlearn.evaluation.measures import (
 from falcon_unlearn.evaluation.sets import EvaluationSet, TextItem, load_sets
 from falcon_unlearn.evaluation.subject import Subject
 from falcon_unlearn.events import EventSink, Progress, ignore_events
+from falcon_unlearn.models.head import contiguous_head_input
 from falcon_unlearn.results import EvaluationResult, SetResult
 
 _NO_ORIGINAL = "there is no original model to compare with"
@@ -85,7 +86,7 @@ def evaluate(
     else:
         skipped.append("held-out texts: evaluation.held_out is false")
     results = []
-    with _evaluation_mode(model):
+    with _evaluation_mode(model), contiguous_head_input(model):
         for done, job in enumerate(jobs):
             sink(Progress(stage="evaluate", done=done, total=len(jobs), message=job.message))
             results.append(job.run())
@@ -103,7 +104,8 @@ def _plan_set(context: Context, entry: EvaluationSet, jobs: list[_Job], skipped:
     name, kind = entry.settings.name, entry.settings.kind
     if kind == "choice":
         jobs.append(_Job(f"{name}: questions", lambda: measure_choice(context, entry)))
-        if not context.settings.letter:
+        # A set that says so itself is not asked by letter on purpose, which needs no remark.
+        if not context.settings.letter and entry.settings.letter is None:
             skipped.append(f"{name}, accuracy_letter: evaluation.letter is false")
     elif kind == "generation":
         jobs.append(_Job(f"{name}: free answers", lambda: measure_generation(context, entry)))

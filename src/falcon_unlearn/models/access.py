@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from torch import nn
 
 from falcon_unlearn.config.model import ModelSettings
@@ -15,6 +17,8 @@ from falcon_unlearn.errors import ModelError, PrerequisiteError, UsageError
 from falcon_unlearn.models.architectures import ModelStructure, find_structure
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_UNREADABLE = (ValueError, OSError, KeyError, RuntimeError, SafetensorError, StrictDataclassError)
+"""What the libraries raise for files that are damaged or of another kind."""
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 
 
@@ -169,7 +173,7 @@ def load_tokenizer(settings: ModelSettings) -> Any:
             path = Path(settings.name).expanduser()
             return AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=settings.trust_remote_code)
-    except (ValueError, OSError, KeyError) as error:
+    except _UNREADABLE as error:
         raise ModelError(f"model: the tokenizer could not be loaded: {_first_line(error)}") from error
 
 
@@ -188,7 +192,7 @@ def build_without_weights(settings: ModelSettings) -> Any:
             return AutoModelForCausalLM.from_config(
                 config, dtype=dtype, trust_remote_code=settings.trust_remote_code
             )
-    except (ValueError, KeyError, AttributeError) as error:
+    except (*_UNREADABLE, AttributeError) as error:
         raise ModelError(
             f"model: {public_name(settings.name)!r} is no causal language model: {_first_line(error)}",
             hint="Give a decoder-only causal language model.",
@@ -213,7 +217,7 @@ def _load_config(settings: ModelSettings) -> Any:
         if folder is None:
             return AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
         return AutoConfig.from_pretrained(folder, trust_remote_code=trust)
-    except (ValueError, OSError, KeyError) as error:
+    except _UNREADABLE as error:
         if is_present:
             raise ModelError(
                 f"model: the config of {path.name!r} could not be read: {_first_line(error)}",
@@ -230,15 +234,26 @@ def _load_folder(folder: Path, settings: ModelSettings) -> tuple[Any, Any]:
 
     dtype = "auto" if settings.dtype == "auto" else DTYPES[settings.dtype]
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, trust_remote_code=settings.trust_remote_code
+        model, loading = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=settings.trust_remote_code,
+            output_loading_info=True,
         )
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=settings.trust_remote_code)
-    except (ValueError, OSError, KeyError, RuntimeError) as error:
+    except _UNREADABLE as error:
         raise ModelError(
             f"model: the folder {folder.name!r} could not be loaded: {_first_line(error)}",
             hint="It must hold config.json, *.safetensors and tokenizer files of a causal language model.",
         ) from error
+    missing = sorted(loading["missing_keys"])
+    if missing:
+        raise ModelError(
+            f"model: the checkpoint in {folder.name!r} lacks {len(missing)} tensors, first {missing[0]!r}; loading "
+            "it would fill them with random numbers",
+            hint="Complete the folder, or give that of another causal language model.",
+        )
     return model, tokenizer
 
 
@@ -252,7 +267,7 @@ def _load_gguf(settings: ModelSettings) -> tuple[Any, Any]:
         model = AutoModelForCausalLM.from_pretrained(
             path.parent, gguf_file=path.name, quantization_config=GgufConfig(dequantize=True), dtype=dtype
         )
-    except (ValueError, OSError, KeyError, RuntimeError, ImportError) as error:
+    except (*_UNREADABLE, ImportError) as error:
         raise ModelError(
             f"model: the GGUF file {path.name!r} could not be loaded: {_first_line(error)}",
             hint="The architecture must be one that transformers can dequantise.",

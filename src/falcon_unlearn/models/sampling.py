@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from falcon_unlearn.models.head import contiguous_head_input
+
 OPENERS = (
     "The", "In", "A", "When", "One", "Every", "If", "How", "People", "There", "It", "Some", "To", "At",
     "After", "Our", "During", "Many", "This", "What", "On", "For", "Most", "With", "As", "My", "New",
@@ -32,7 +34,8 @@ def sample_texts(
     """
     texts: list[str] = []
     device = next(model.parameters()).device
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), contiguous_head_input(model):
         torch.manual_seed(seed)
         for start in range(0, count, batch_size):
             openers = [OPENERS[i % len(OPENERS)] for i in range(start, min(start + batch_size, count))]

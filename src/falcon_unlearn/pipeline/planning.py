@@ -163,15 +163,16 @@ def _flops(recipe: Recipe, shapes: _Shapes, tokens: _Tokens) -> dict[str, float]
 
 def _metrics(recipe: Recipe) -> tuple[list[str], list[str]]:
     names = {
-        "choice": [
-            "accuracy_text",
-            *(["accuracy_letter", "letter_mass"] if recipe.evaluation.letter else []),
-        ],
+        "choice": ["accuracy_text"],
         "generation": ["accuracy_generation"],
         "perplexity": ["perplexity"],
         "divergence": ["divergence"],
     }
-    computed = [f"{entry.name}: {name}" for entry in recipe.evaluation.sets for name in names[entry.kind]]
+    computed: list[str] = []
+    for entry in recipe.evaluation.sets:
+        letters = entry.kind == "choice" and recipe.evaluation.scores_letters(entry)
+        measured = [*names[entry.kind], *(["accuracy_letter", "letter_mass"] if letters else [])]
+        computed += [f"{entry.name}: {name}" for name in measured]
     missing: list[str] = []
     corpora = [*recipe.data.forget, *recipe.data.retain]
     if recipe.evaluation.held_out and recipe.data.holdout_share > 0:

@@ -154,8 +154,10 @@ class UnlearningLoop:
         self.masters.push()
 
     def _rate(self, step: int) -> float:
-        warmup = self.settings.warmup_steps
-        return self.learning_rate * (min(1.0, (step + 1) / warmup) if warmup else 1.0)
+        settings = self.settings
+        warmup = min(1.0, (step + 1) / settings.warmup_steps) if settings.warmup_steps else 1.0
+        decay = 1.0 - step / settings.steps if settings.schedule == "linear" else 1.0
+        return self.learning_rate * warmup * decay
 
     def _gradients(
         self, inputs_BLD: Tensor, batch: StateBatch, *, forget: bool

@@ -1,0 +1,66 @@
+# make demo and make test need Python >= 3.11 and nothing else; both build their own environment in .venv.
+#
+# PYTHON=python3.12      take this interpreter
+# TORCH="torch==2.13.0"  what to ask pip for, options included (a smaller CPU build, for instance)
+# OUTPUT=folder          where `make demo` writes; otherwise falcon-demo, falcon-demo-2 ...
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(VENV)/bin
+TORCH ?= torch==2.13.0
+TORCH_FALLBACK := torch>=2.10
+CANDIDATES := python3 python3.13 python3.12 python3.11 python
+SUITABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
+# Recursive, so that only rules that need an interpreter look for one.
+PYTHON ?= $(shell for name in $(CANDIDATES); do \
+  if "$$name" -c '$(SUITABLE)' >/dev/null 2>&1; then echo "$$name"; break; fi; done)
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: help demo test lint clean
+
+help:  ## Show this list.
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-6s %s\n", $$1, $$2}'
+
+demo: $(VENV)/.installed  ## Make a small real model forget, and show the evidence (minutes).
+	$(BIN)/falcon-unlearn demo $(if $(OUTPUT),--output "$(OUTPUT)")
+
+test: lint  ## Run linters, types and tests.
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-dev  ## Run ruff, mypy and import-linter.
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:  ## Remove the environment and the caches of the tools.
+	rm -rf $(VENV) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.created:
+	@test -n "$(PYTHON)" || { echo "error: no Python >= 3.11 with venv and ensurepip was found"; \
+	  echo " hint: install one (on Debian also python3-venv), or name it: make PYTHON=/path/to/python3"; exit 3; }
+	@"$(PYTHON)" -c '$(SUITABLE)' || { echo "error: $(PYTHON) is not a Python >= 3.11 with venv"; exit 3; }
+	@echo "creating $(VENV) with $(PYTHON)"
+	@rm -rf $(VENV)
+	@"$(PYTHON)" -m venv $(VENV)
+	@touch $@
+
+# First and alone, so that nothing else decides which build of torch comes.
+$(VENV)/.torch: $(VENV)/.created
+	@echo "installing $(TORCH)"
+	@$(PIP) install $(TORCH) || { echo "not to be had; installing $(TORCH_FALLBACK)"; \
+	  $(PIP) install '$(TORCH_FALLBACK)'; }
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.torch pyproject.toml
+	@echo "installing falcon-unlearn"
+	@$(PIP) install --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.torch pyproject.toml
+	@echo "installing falcon-unlearn and its development tools"
+	@$(PIP) install --editable '.[dev]'
+	@touch $(VENV)/.installed $@

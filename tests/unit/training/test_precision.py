@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from falcon_unlearn.training import precision
+from falcon_unlearn.training.precision import matrix_product_speed, resolve_compute_dtype
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
+def test_a_named_dtype_is_taken_without_measuring(name, dtype, monkeypatch):
+    monkeypatch.setattr(precision, "matrix_product_speed", lambda *_: pytest.fail("measured"))
+    assert resolve_compute_dtype(name, CPU) == dtype
+
+
+@pytest.mark.parametrize(
+    ("gain", "dtype"), [(0.5, torch.float32), (1.25, torch.float32), (1.35, torch.bfloat16), (8, torch.bfloat16)]
+)
+def test_auto_takes_bfloat16_only_where_it_is_clearly_faster(gain, dtype, monkeypatch):
+    speeds = {torch.float32: 100.0, torch.bfloat16: 100.0 * gain}
+    monkeypatch.setattr(precision, "matrix_product_speed", lambda dtype, device: speeds[dtype])
+    assert resolve_compute_dtype("auto", CPU) == dtype
+
+
+def test_speed_is_flop_per_second_of_the_best_repeat(monkeypatch):
+    ticks = iter([0.0, 3.0, 10.0, 10.5, 20.0, 24.0])
+    monkeypatch.setattr(precision.time, "perf_counter", lambda: next(ticks))
+    assert matrix_product_speed(torch.float32, CPU, size=16, repeats=3) == 2 * 16**3 / 0.5
