@@ -28,6 +28,7 @@ BASE: dict[str, Any] = {
         "batch_size": 4,
         "layers": 2,
         "learning_rate": 3e-3,
+        "schedule": "constant",
         "compute_dtype": "float32",
         "divergence_factor": 1e6,
     },

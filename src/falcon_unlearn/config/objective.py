@@ -69,7 +69,7 @@ class ObjectiveSettings(Settings):
     """tau of eq. 10."""
     negatives: int = Field(default=1, ge=1, le=256)
     """Z of eq. 10; the first is the frozen state of the same token, the others of random tokens."""
-    retain_multiplier: float = Field(default=10.0, ge=0)
+    retain_multiplier: float = Field(default=20.0, ge=0)
     """Factor on the retain loss before its gradient is taken (not the paper's alpha)."""
     mask_padding: bool = True
     """False reinstates the released code's averages over padding; a compatibility switch."""

@@ -24,7 +24,7 @@ class TrainSettings(Settings):
     """AdamW, plain SGD, sign of the momentum, or the released code's Sophia variant."""
     learning_rate: float | Literal["auto"] = "auto"
     """`auto` scales with the trained weights: relative_step times their root mean square."""
-    relative_step: float = Field(default=0.005, gt=0, le=1)
+    relative_step: float = Field(default=0.01, gt=0, le=1)
     """Size of one Adam step relative to the root mean square of the trained weights, for `auto`."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Decoupled weight decay."""

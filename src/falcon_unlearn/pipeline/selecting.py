@@ -154,7 +154,9 @@ def _record(
 ) -> SelectionResult:
     candidates = candidate_range(recipe, engine.structure.num_blocks)
     ranking: LayerRanking = rank_layers(scores, candidates=candidates)
-    choice: LayerChoice = choose_layer(scores, candidates=candidates, rule=recipe.selection.rule)
+    choice: LayerChoice = choose_layer(
+        scores, candidates=candidates, rule=recipe.selection.rule, margin=recipe.selection.margin
+    )
     layers = [
         LayerValue(
             layer=score.layer,

@@ -107,6 +107,7 @@ def choose_layer(
         rule: see above.
         quantity: `value` or `excess` over the permutation null.
         confidence: of the interval of the difference.
+        margin: difference, in the unit of the scores, that is too small to matter.
 
     Raises:
         DataError: no candidate has a score, or no bootstrap replicates are there.
@@ -121,7 +122,7 @@ def choose_layer(
         score.layer
         for index, score in enumerate(chosen)
         if index == best
-        or percentile_interval(replicates_LW[index] - replicates_LW[best], confidence).contains(0.0)
+        or percentile_interval(replicates_LW[index] - replicates_LW[best], confidence).low <= margin
     ]
     best_layer = chosen[best].layer
     layer = min(tied) if rule == "earliest_tied" else best_layer
@@ -131,7 +132,7 @@ def choose_layer(
         tied_layers=tuple(tied),
         candidates=tuple(score.layer for score in chosen),
         rule=rule,
-        reason=_reason(scores, layer, chosen[best], tied, rule, confidence),
+        reason=_reason(scores, layer, chosen[best], tied, rule, confidence, margin),
     )
 
 
@@ -197,7 +198,13 @@ def _losses(
 
 
 def _reason(
-    scores: LayerScores, layer: int, best: LayerScore, tied: list[int], rule: Rule, confidence: float
+    scores: LayerScores,
+    layer: int,
+    best: LayerScore,
+    tied: list[int],
+    rule: Rule,
+    confidence: float,
+    margin: float,
 ) -> str:
     unit = "mean gradient cosine" if scores.estimator == "gradient_conflict" else "information in nats"
     optimum = (
@@ -206,11 +213,10 @@ def _reason(
     )
     if rule == "best":
         return f"{optimum} and was taken as it is."
+    apart = f"at {confidence:.0%} confidence" + (f" and a margin of {margin:g}" if margin else "")
     if layer == best.layer:
-        return (
-            f"{optimum}, and no lower candidate is indistinguishable from it at {confidence:.0%} confidence."
-        )
+        return f"{optimum}, and no lower candidate is indistinguishable from it {apart}."
     return (
-        f"{optimum}, but {len(tied)} candidates cannot be told from it at {confidence:.0%} confidence; "
+        f"{optimum}, but {len(tied)} candidates cannot be told from it {apart}; "
         f"of these, layer {layer} is the lowest and so the cheapest to train."
     )

@@ -223,9 +223,10 @@ def silence_rounding_noise(forget: dict[str, Tensor], retain: dict[str, Tensor])
     a random direction, and a projection cares about direction only, not about size.
     """
     return {
-        name: gradient
-        if gradient.norm() > NEGLIGIBLE_GRADIENT * forget[name].norm()
-        else torch.zeros_like(gradient)
+        # Negligible only if it compares so: a NaN must stay visible.
+        name: torch.zeros_like(gradient)
+        if gradient.norm() <= NEGLIGIBLE_GRADIENT * forget[name].norm()
+        else gradient
         for name, gradient in retain.items()
     }
 

@@ -174,9 +174,8 @@ def test_principal_options_select_what_they_say():
 
 def shared_and_own(seed=0):
     """Return retain states, and forget states that add one own direction to the same mean and spread."""
-    shared = torch.linalg.qr(normal(60, D, 3))[0].T
-    own = torch.linalg.qr(torch.cat([shared, normal(61, 1, D)]).T)[0].T[3]
-    mean = 10 * normal(62, D)
+    basis = torch.linalg.qr(normal(60, D, 5))[0].T
+    shared, own, mean = basis[:3], basis[3], 60 * basis[4]
 
     def states(seed, count):
         return mean + normal(seed, count, 3) * 4 @ shared + 0.05 * normal(seed + 1, count, D)
