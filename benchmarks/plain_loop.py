@@ -17,7 +17,9 @@ from torch import Tensor
 def states(model: Any, ids_BL: Tensor, layer: int) -> Tensor:
     """Run the whole model, head included, and return the output of block `layer`."""
     kept: dict[str, Tensor] = {}
-    hook = model.model.layers[layer].register_forward_hook(lambda _m, _i, out: kept.__setitem__("states", out))
+    hook = model.model.layers[layer].register_forward_hook(
+        lambda _m, _i, out: kept.__setitem__("states", out)
+    )
     model(input_ids=ids_BL, use_cache=False)
     hook.remove()
     return kept["states"]

@@ -78,7 +78,11 @@ def part_plain(arguments: argparse.Namespace) -> dict[str, Any]:
     retain = [torch.tensor(ids) for ids in batches(arguments.steps, arguments.batch, arguments.length, 2)]
     started = time.perf_counter()
     losses = run_plain_loop(model, forget, retain, LAYER, list(range(WINDOW[0], WINDOW[1] + 1)), 1e-3)
-    return {"seconds": time.perf_counter() - started, "peak_bytes": memory(), "losses": [losses[0], losses[-1]]}
+    return {
+        "seconds": time.perf_counter() - started,
+        "peak_bytes": memory(),
+        "losses": [losses[0], losses[-1]],
+    }
 
 
 def part_engine(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -92,7 +96,9 @@ def part_engine(arguments: argparse.Namespace) -> dict[str, Any]:
     from falcon_unlearn.training.session import unlearn_window
 
     def corpus(name: str, seed: int) -> Corpus:
-        rows = [row for step in batches(arguments.steps, arguments.batch, arguments.length, seed) for row in step]
+        rows = [
+            row for step in batches(arguments.steps, arguments.batch, arguments.length, seed) for row in step
+        ]
         examples = tuple(EncodedExample(tuple(row), (True,) * len(row), "", False) for row in rows)
         return Corpus(name, 1.0, examples, (), ())
 
@@ -193,15 +199,25 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
         "share_of_plain_float32_memory_without_libraries": own
         / (runs["plain_float32"]["peak_bytes"] - libraries["peak_bytes"]),
         "window_step_gflops": step_flops / ours["median_step_seconds"] / 1e9,
-        "window_step_share_of_peak": step_flops / ours["median_step_seconds"] / 1e9 / peak[ours["compute_dtype"]],
+        "window_step_share_of_peak": step_flops
+        / ours["median_step_seconds"]
+        / 1e9
+        / peak[ours["compute_dtype"]],
         "cache_share_of_peak": ours["flops"]["cache"] / ours["seconds_cache"] / 1e9 / peak["bfloat16"],
-        "floor_seconds_at_peak": (ours["flops"]["train"] + ours["flops"]["cache"]) / 1e9 / peak[ours["compute_dtype"]],
+        "floor_seconds_at_peak": (ours["flops"]["train"] + ours["flops"]["cache"])
+        / 1e9
+        / peak[ours["compute_dtype"]],
         "selection_estimator_share": {
             name: seconds / (seconds + runs["selection"]["seconds_forward"])
             for name, seconds in runs["selection"]["seconds_estimator"].items()
         },
     }
-    return {"settings": vars(arguments), "machine": platform.processor() or platform.machine(), "runs": runs, "summary": summary}
+    return {
+        "settings": vars(arguments),
+        "machine": platform.processor() or platform.machine(),
+        "runs": runs,
+        "summary": summary,
+    }
 
 
 def main() -> None:

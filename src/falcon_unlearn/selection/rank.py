@@ -94,12 +94,14 @@ def choose_layer(
     rule: Rule = "earliest_tied",
     quantity: Quantity = "value",
     confidence: float = 0.95,
+    margin: float = 0.0,
 ) -> LayerChoice:
     """Choose a layer among the candidates.
 
-    `earliest_tied` takes the lowest layer whose difference to the best one has a bootstrap interval that
-    includes 0: where the data cannot tell, the lowest layer is the cheapest, since training runs only up to
-    the loss layer. `best` takes the bare optimum (eq. 3).
+    `earliest_tied` takes the lowest layer that is not shown to be worse than the best one by more than the
+    margin: its difference to the best has a bootstrap interval that begins at or below it. Where the data
+    cannot tell, the lowest layer is the cheapest, since training runs only up to the loss layer. `best` takes
+    the bare optimum (eq. 3).
 
     Args:
         scores: what to choose from.
@@ -107,6 +109,7 @@ def choose_layer(
         rule: see above.
         quantity: `value` or `excess` over the permutation null.
         confidence: of the interval of the difference.
+        margin: difference, in the unit of the scores, that is too small to matter.
         margin: difference, in the unit of the scores, that is too small to matter.
 
     Raises:

@@ -24,7 +24,9 @@ def alone(model, sample):
     """Return the output of every block for one sample, without padding or batching: blocks x L x D."""
     kept = []
     handles = [
-        block.register_forward_hook(lambda _m, _i, out: kept.append(out[0] if isinstance(out, tuple) else out))
+        block.register_forward_hook(
+            lambda _m, _i, out: kept.append(out[0] if isinstance(out, tuple) else out)
+        )
         for block in model.get_decoder().layers
     ]
     with torch.no_grad():
@@ -80,8 +82,9 @@ def test_cached_states_are_those_of_the_whole_model(family, window, tmp_path):
 @pytest.mark.parametrize("batch_tokens", [64, 10**6])
 def test_batching_changes_nothing_beyond_rounding(batch_tokens, tmp_path):
     engine = BlockEngine(pico_model("mistral"))
-    reference, other = cache(engine, tmp_path / "a", batch_tokens=1), cache(
-        engine, tmp_path / "b", batch_tokens=batch_tokens
+    reference, other = (
+        cache(engine, tmp_path / "a", batch_tokens=1),
+        cache(engine, tmp_path / "b", batch_tokens=batch_tokens),
     )
     for index in range(len(SAMPLES)):
         for name in ("inputs", "outputs"):

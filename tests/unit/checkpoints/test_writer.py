@@ -29,7 +29,9 @@ def changed_tensors(model, names=NAMES):
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for name in names:
-            parameters[name] += torch.randn(parameters[name].shape, generator=generator).to(parameters[name].dtype)
+            parameters[name] += torch.randn(parameters[name].shape, generator=generator).to(
+                parameters[name].dtype
+            )
     return {name: parameters[name].detach() for name in names}
 
 
@@ -107,7 +109,13 @@ def test_files_that_are_not_the_models_stay_behind(tmp_path):
     (source / "original" / "consolidated.00.pth").write_bytes(b"pickle")
     destination = write(tmp_path, source, model, changed_tensors(model))
     names = {path.name for path in destination.rglob("*")}
-    assert not names & {"README.md", "pytorch_model.bin", "training_args.bin", "original", "consolidated.00.pth"}
+    assert not names & {
+        "README.md",
+        "pytorch_model.bin",
+        "training_args.bin",
+        "original",
+        "consolidated.00.pth",
+    }
 
 
 @pytest.mark.parametrize("sharded", [False, True])

@@ -74,7 +74,9 @@ def test_modules_without_weights_have_the_names_and_shapes_of_the_real_model(fam
     save_pico(tmp_path / family, family)
     bare = build_without_weights(ModelSettings(name=str(tmp_path / family)))
     real = load(tmp_path / family).model
-    assert {n: p.shape for n, p in bare.named_parameters()} == {n: p.shape for n, p in real.named_parameters()}
+    assert {n: p.shape for n, p in bare.named_parameters()} == {
+        n: p.shape for n, p in real.named_parameters()
+    }
     assert all(p.device.type == "meta" for p in bare.parameters())
 
 
@@ -103,10 +105,20 @@ def test_a_file_that_is_not_gguf_is_refused(copy):
         load(copy / "config.json")
 
 
-MISSING = ["./nope", "../nope", "~/nope-at-all", "/nope/at/all", "models/family/nope", "nope.gguf", "sub/nope.gguf"]
+MISSING = [
+    "./nope",
+    "../nope",
+    "~/nope-at-all",
+    "/nope/at/all",
+    "models/family/nope",
+    "nope.gguf",
+    "sub/nope.gguf",
+]
 
 
-@pytest.mark.parametrize("function", [resolve_folder, load_tokenizer, build_without_weights], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    "function", [resolve_folder, load_tokenizer, build_without_weights], ids=lambda f: f.__name__
+)
 @pytest.mark.parametrize("name", MISSING)
 def test_what_can_only_be_a_path_and_is_missing_is_a_usage_error(name, function):
     with pytest.raises(UsageError, match="does not exist") as caught:
@@ -115,7 +127,9 @@ def test_what_can_only_be_a_path_and_is_missing_is_a_usage_error(name, function)
     assert caught.value.exit_code == 2
 
 
-@pytest.mark.parametrize("function", [resolve_folder, load_tokenizer, build_without_weights], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    "function", [resolve_folder, load_tokenizer, build_without_weights], ids=lambda f: f.__name__
+)
 @pytest.mark.parametrize("name", ["nobody-at-all/nothing-here", "nothing-here"])
 def test_a_hub_id_offline_is_a_missing_prerequisite_at_once(name, function):
     started = time.perf_counter()
@@ -164,17 +178,25 @@ def test_a_truncated_file_is_refused(copy):
 
 @pytest.mark.parametrize(
     "content",
-    ["{", '{"model_type": "no-such-type"}', '{"model_type": "llama", "hidden_size": 33, "num_attention_heads": 4}'],
+    [
+        "{",
+        '{"model_type": "no-such-type"}',
+        '{"model_type": "llama", "hidden_size": 33, "num_attention_heads": 4}',
+    ],
     ids=["syntax", "type", "sizes"],
 )
-@pytest.mark.parametrize("function", [build_without_weights, lambda s: load_model(s, CPU)], ids=["plan", "load"])
+@pytest.mark.parametrize(
+    "function", [build_without_weights, lambda s: load_model(s, CPU)], ids=["plan", "load"]
+)
 def test_a_damaged_config_is_a_model_error(copy, content, function):
     (copy / "config.json").write_text(content, encoding="utf-8")
     with pytest.raises(ModelError, match="'copy'"):
         function(ModelSettings(name=str(copy)))
 
 
-@pytest.mark.parametrize("function", [build_without_weights, lambda s: load_model(s, CPU)], ids=["plan", "load"])
+@pytest.mark.parametrize(
+    "function", [build_without_weights, lambda s: load_model(s, CPU)], ids=["plan", "load"]
+)
 def test_a_model_that_is_no_causal_language_model_is_refused(copy, function):
     config = {"model_type": "vit", "hidden_size": 32, "num_attention_heads": 4}
     (copy / "config.json").write_text(json.dumps(config), encoding="utf-8")
@@ -212,11 +234,18 @@ def test_gguf_file_gives_the_very_same_model(tmp_path):
     assert loaded.tokenizer.decode(loaded.tokenizer("abc")["input_ids"]) == "abc"
     assert load(path).dtype == torch.bfloat16
     bare = build_without_weights(ModelSettings(name=str(path)))
-    assert {n: p.shape for n, p in bare.named_parameters()} == {n: p.shape for n, p in model.named_parameters()}
-    assert load_tokenizer(ModelSettings(name=str(path)))("abc")["input_ids"] == loaded.tokenizer("abc")["input_ids"]
+    assert {n: p.shape for n, p in bare.named_parameters()} == {
+        n: p.shape for n, p in model.named_parameters()
+    }
+    assert (
+        load_tokenizer(ModelSettings(name=str(path)))("abc")["input_ids"]
+        == loaded.tokenizer("abc")["input_ids"]
+    )
 
 
-@pytest.mark.parametrize("function", [build_without_weights, lambda s: load_model(s, CPU)], ids=["plan", "load"])
+@pytest.mark.parametrize(
+    "function", [build_without_weights, lambda s: load_model(s, CPU)], ids=["plan", "load"]
+)
 def test_a_file_that_only_looks_like_gguf_is_a_model_error(tmp_path, function):
     path = tmp_path / "fake.gguf"
     path.write_bytes(b"GGUF" + bytes(64))

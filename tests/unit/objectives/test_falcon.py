@@ -60,7 +60,9 @@ def test_target_shapes_and_their_guarantee(granularity, shape):
 
 
 def test_auto_is_one_target_per_sample():
-    assert torch.equal(objective("auto").targets(batch_of([2, 5])), objective("sample").targets(batch_of([2, 5])))
+    assert torch.equal(
+        objective("auto").targets(batch_of([2, 5])), objective("sample").targets(batch_of([2, 5]))
+    )
 
 
 @pytest.mark.parametrize("granularity", ["sample", "token"])
@@ -188,7 +190,9 @@ def test_contrast_finds_what_only_forget_states_have_and_literal_finds_the_mean(
     retain_states, forget, mean, shared, own = shared_and_own()
     retain = fit_retain_statistics([retain_states], 3)
     found = {
-        principal: fit_domain_directions([forget], OffsetSettings(directions=1, principal=principal), retain)[0]
+        principal: fit_domain_directions([forget], OffsetSettings(directions=1, principal=principal), retain)[
+            0
+        ]
         for principal in ("literal", "centred", "contrast")
     }
     assert abs(float(found["literal"] @ mean)) > 0.95

@@ -38,7 +38,11 @@ def info_nce64(anchors, positives, negatives, mask, tau):
 @pytest.mark.parametrize("target_shape", [(D,), (B, 1, D), (B, L, D)], ids=["domain", "sample", "token"])
 @pytest.mark.parametrize("tau", [0.05, 0.7, 3.0])
 def test_info_nce_is_the_cross_entropy_of_the_positive(num_negatives, target_shape, tau):
-    anchors, positives, negatives = draws(0, B, L, D), draws(1, *target_shape), draws(2, num_negatives, B, L, D)
+    anchors, positives, negatives = (
+        draws(0, B, L, D),
+        draws(1, *target_shape),
+        draws(2, num_negatives, B, L, D),
+    )
     loss = info_nce_loss(anchors, positives, negatives, half_mask(), tau)
     expected = info_nce64(anchors, positives.expand(B, L, D), negatives, half_mask(), tau)
     assert loss.dtype == torch.float32
@@ -71,7 +75,9 @@ def test_published_start_and_floor_at_temperature_0_7():
     assert float(floor) == pytest.approx(0.056, abs=0.0005)
     # Nothing goes below it.
     for seed in range(20):
-        loss = info_nce_loss(draws(seed, 1, 1, D), target, draws(seed + 99, 1, 1, 1, D), torch.ones(1, 1), 0.7)
+        loss = info_nce_loss(
+            draws(seed, 1, 1, D), target, draws(seed + 99, 1, 1, 1, D), torch.ones(1, 1), 0.7
+        )
         assert float(loss) >= float(floor)
 
 
@@ -171,7 +177,9 @@ def test_an_empty_mask_gives_zero_with_zero_gradient():
 def test_losses_are_in_float32_whatever_the_states():
     anchors, frozen = draws(0, B, L, D).bfloat16(), draws(1, B, L, D).bfloat16()
     loss = info_nce_loss(anchors, draws(2, D), frozen[None], torch.ones(B, L), TAU)
-    exact = info_nce64(anchors.double(), draws(2, D).expand(B, L, D), frozen[None].double(), np.ones((B, L)), TAU)
+    exact = info_nce64(
+        anchors.double(), draws(2, D).expand(B, L, D), frozen[None].double(), np.ones((B, L)), TAU
+    )
     assert float(loss) == pytest.approx(exact, rel=1e-6)
     assert retention_loss(anchors, frozen, torch.ones(B, L)).dtype == torch.float32
 

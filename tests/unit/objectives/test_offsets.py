@@ -61,7 +61,9 @@ def test_no_energy_in_the_principal_span(num_hidden, share, rows, seed, leading)
     assert np.sqrt(energy_inside(vectors, exact)).max() < 1e-6
 
 
-@pytest.mark.parametrize(("num_rows", "num_hidden", "num_directions"), [(40, 16, 3), (9, 33, 9), (300, 64, 12)])
+@pytest.mark.parametrize(
+    ("num_rows", "num_hidden", "num_directions"), [(40, 16, 3), (9, 33, 9), (300, 64, 12)]
+)
 @pytest.mark.parametrize("suppression", [1.0, 0.5, 3.0])
 def test_equals_the_matrix_form_of_equation_8(num_rows, num_hidden, num_directions, suppression):
     states = decaying_states(num_rows, num_hidden, 1)
@@ -87,7 +89,9 @@ def test_perturbation_and_operator_follow_equation_8():
     expected /= np.linalg.norm(expected, axis=-1, keepdims=True)
     vectors = principal_offset_vectors(directions, (6,), generator(3), perturbation=0.3, operator="tanh")
     assert np.abs(vectors.numpy() - expected).max() < 1e-5
-    assert energy_inside(vectors, directions).max() > 1e-3, "both put energy back, so the guarantee is not claimed"
+    assert energy_inside(vectors, directions).max() > 1e-3, (
+        "both put energy back, so the guarantee is not claimed"
+    )
 
 
 @pytest.mark.parametrize("perturbation", [0.0, 0.2])
@@ -113,7 +117,9 @@ def test_directions_that_fill_the_space_are_an_error(num_directions):
 
 def test_targets_of_different_seeds_are_unrelated():
     directions = principal_directions(decaying_states(200, 128, 0), 8)
-    vectors = torch.stack([principal_offset_vectors(directions, (), generator(s)) for s in range(40)]).double()
+    vectors = torch.stack(
+        [principal_offset_vectors(directions, (), generator(s)) for s in range(40)]
+    ).double()
     cosines = (vectors @ vectors.T).fill_diagonal_(0)
     # Independent unit vectors in 120 dimensions: standard deviation .09.
     assert cosines.abs().max() < 5 / math.sqrt(120)
@@ -191,7 +197,12 @@ def test_fewer_directions_than_asked_when_the_rank_is_lower():
 
 @pytest.mark.parametrize(
     "states",
-    [torch.zeros(4, 6), torch.zeros(0, 6), torch.full((3, 6), float("nan")), torch.tensor([[1.0, float("inf")]])],
+    [
+        torch.zeros(4, 6),
+        torch.zeros(0, 6),
+        torch.full((3, 6), float("nan")),
+        torch.tensor([[1.0, float("inf")]]),
+    ],
     ids=["zero", "none", "nan", "inf"],
 )
 def test_states_without_directions_are_an_error(states):
@@ -244,7 +255,13 @@ def test_seeded_generators_depend_on_their_parts_only():
     first = torch.rand(3, generator=seeded_generator(1, "sample", 2, 3))
     torch.rand(5)
     assert torch.equal(first, torch.rand(3, generator=seeded_generator(1, "sample", 2, 3)))
-    others = [(2, "sample", 2, 3), (1, "token", 2, 3), (1, "sample", 3, 2), (1, "sample", 23), (1, "sample2", 3)]
+    others = [
+        (2, "sample", 2, 3),
+        (1, "token", 2, 3),
+        (1, "sample", 3, 2),
+        (1, "sample", 23),
+        (1, "sample2", 3),
+    ]
     for parts in others:
         assert not torch.equal(first, torch.rand(3, generator=seeded_generator(*parts)))
 
@@ -271,7 +288,9 @@ def reference_by_loops(states, num_directions, noise):
     return vector / np.linalg.norm(vector)
 
 
-@pytest.mark.parametrize(("num_rows", "num_hidden", "num_directions"), [(20, 48, 1000), (90, 48, 12), (90, 48, 1000)])
+@pytest.mark.parametrize(
+    ("num_rows", "num_hidden", "num_directions"), [(20, 48, 1000), (90, 48, 12), (90, 48, 1000)]
+)
 def test_reference_target_follows_the_released_code(num_rows, num_hidden, num_directions):
     states = decaying_states(num_rows, num_hidden, 6)
     noise = torch.randn((num_hidden, num_hidden), generator=generator(11)).double().numpy()
@@ -284,7 +303,9 @@ def test_reference_target_follows_the_released_code(num_rows, num_hidden, num_di
 
 def test_reference_target_runs_in_the_models_dtype():
     states = decaying_states(60, 48, 6)
-    single, half = (reference_offset_vector(states, 1000, generator(1), d) for d in (torch.float32, torch.bfloat16))
+    single, half = (
+        reference_offset_vector(states, 1000, generator(1), d) for d in (torch.float32, torch.bfloat16)
+    )
     assert not torch.equal(single, half)
     assert half.dtype == torch.float32 and torch.isfinite(half).all()
     assert float(half.norm()) == pytest.approx(1.0, abs=1e-6)

@@ -58,7 +58,10 @@ def test_the_budget_rolls_back_to_the_last_parameters_inside_it(tmp_path):
 def test_the_parameters_after_the_last_step_are_checked_too(tmp_path):
     # A retain set of one batch, so that the last step's batch tells what one step more would have seen.
     data = replace(tiny_data(), retain=(tiny_corpus("r", 4, (12, 12), 100),))
-    losses = [row["retain_loss"] for row in run_session(tmp_path, tiny_recipe(train={"steps": 8}), data).result.history]
+    losses = [
+        row["retain_loss"]
+        for row in run_session(tmp_path, tiny_recipe(train={"steps": 8}), data).result.history
+    ]
     outside, budget = new_maxima(losses)[0]
     limited = tiny_recipe(train={"steps": outside, "maximum_retain_drift": budget})
     kept = run_session(tmp_path, limited, data)
@@ -124,7 +127,9 @@ def poison_activation(monkeypatch):
     ids=["loss", "gradient", "activation", "parameter", "norm"],
 )
 @pytest.mark.parametrize("source", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
-def test_a_run_that_goes_wrong_leaves_the_model_as_it_was(poison, changes, words, source, tmp_path, monkeypatch):
+def test_a_run_that_goes_wrong_leaves_the_model_as_it_was(
+    poison, changes, words, source, tmp_path, monkeypatch
+):
     engine = tiny_engine()
     engine.model.to(source)
     before = parameters_of(engine.model)
@@ -158,7 +163,10 @@ def test_an_interrupt_leaves_the_model_as_it_was(tmp_path):
 
 @pytest.mark.parametrize(
     ("schedule", "shares"),
-    [("constant", [0.25, 0.5, 0.75, 1, 1, 1]), ("linear", [0.25, 0.5 * 5 / 6, 0.75 * 4 / 6, 3 / 6, 2 / 6, 1 / 6])],
+    [
+        ("constant", [0.25, 0.5, 0.75, 1, 1, 1]),
+        ("linear", [0.25, 0.5 * 5 / 6, 0.75 * 4 / 6, 3 / 6, 2 / 6, 1 / 6]),
+    ],
 )
 def test_the_rate_warms_up_and_falls_as_scheduled(schedule, shares, tmp_path):
     history = train(tmp_path, warmup_steps=4, learning_rate=1e-3, schedule=schedule).result.history
@@ -198,12 +206,8 @@ def test_sign_steps_have_the_size_of_the_rate(optimizer, tmp_path):
 
 def test_plain_gradient_descent_takes_the_combined_gradient(tmp_path):
     """At step 0 the retain gradient is zero, so one SGD step is the forget gradient itself."""
-    session = run_session(
-        tmp_path, tiny_recipe(train={"optimizer": "sgd", "steps": 1, "learning_rate": 0.5})
-    )
-    half = run_session(
-        tmp_path, tiny_recipe(train={"optimizer": "sgd", "steps": 1, "learning_rate": 0.25})
-    )
+    session = run_session(tmp_path, tiny_recipe(train={"optimizer": "sgd", "steps": 1, "learning_rate": 0.5}))
+    half = run_session(tmp_path, tiny_recipe(train={"optimizer": "sgd", "steps": 1, "learning_rate": 0.25}))
     for name in TRAINED:
         full_step = session.changed[name] - session.original[name]
         half_step = half.changed[name] - half.original[name]
@@ -236,7 +240,9 @@ def test_bfloat16_compute_goes_the_way_of_float32(tmp_path):
 def test_the_same_seed_gives_the_same_bits_and_another_one_does_not(tmp_path):
     first, again = (run_session(tmp_path, tiny_recipe(seed=5)) for _ in range(2))
     assert equal(first.changed, again.changed)
-    rows = [[{k: v for k, v in r.items() if k != "seconds"} for r in s.result.history] for s in (first, again)]
+    rows = [
+        [{k: v for k, v in r.items() if k != "seconds"} for r in s.result.history] for s in (first, again)
+    ]
     assert rows[0] == rows[1]
     assert not equal(first.changed, run_session(tmp_path, tiny_recipe(seed=6)).changed)
 
@@ -301,7 +307,9 @@ def test_every_step_reports_every_number(compute_dtype, tmp_path):
 def test_the_forget_loss_falls_and_the_retain_multiplier_holds_the_drift_down(tmp_path):
     drifts = {}
     for multiplier in (0.0, 30.0):
-        recipe = tiny_recipe(objective={"retain_multiplier": multiplier}, train={"steps": 30, "learning_rate": 2e-2})
+        recipe = tiny_recipe(
+            objective={"retain_multiplier": multiplier}, train={"steps": 30, "learning_rate": 2e-2}
+        )
         history = run_session(tmp_path, recipe).result.history
         assert history[-1]["forget_loss"] < history[0]["forget_loss"] - 0.1
         drifts[multiplier] = history[-1]["retain_loss"]
@@ -360,7 +368,9 @@ GRADIENTS = {
 LAYERS = {"x": 0, "y": 0, "z": 1}
 
 
-@pytest.mark.parametrize(("scope", "groups"), [("tensor", ["x", "y", "z"]), ("layer", ["xy", "z"]), ("global", ["xyz"])])
+@pytest.mark.parametrize(
+    ("scope", "groups"), [("tensor", ["x", "y", "z"]), ("layer", ["xy", "z"]), ("global", ["xyz"])]
+)
 def test_conflict_is_decided_and_resolved_per_scope(scope, groups):
     forget, retain = ({name: pair[i] for name, pair in GRADIENTS.items()} for i in (0, 1))
     settings = ConflictSettings(scope=scope, conflict_weights=(0.8, 1.2), aligned_weights=(0.1, 1.9))

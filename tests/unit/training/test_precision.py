@@ -16,7 +16,8 @@ def test_a_named_dtype_is_taken_without_measuring(name, dtype, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("gain", "dtype"), [(0.5, torch.float32), (1.25, torch.float32), (1.35, torch.bfloat16), (8, torch.bfloat16)]
+    ("gain", "dtype"),
+    [(0.5, torch.float32), (1.25, torch.float32), (1.35, torch.bfloat16), (8, torch.bfloat16)],
 )
 def test_auto_takes_bfloat16_only_where_it_is_clearly_faster(gain, dtype, monkeypatch):
     speeds = {torch.float32: 100.0, torch.bfloat16: 100.0 * gain}

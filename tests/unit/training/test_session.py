@@ -40,14 +40,21 @@ def test_the_record_counts_what_happened(tmp_path):
     result = run_session(tmp_path, engine=engine, data=data).result
     tokens = sum(len(e.input_ids) for c in (*data.forget, *data.retain) for e in c.training)
     assert result.cached_tokens == tokens
-    assert result.cache_bytes == sum(path.stat().st_size for path in tmp_path.iterdir()) == 2 * tokens * 32 * 4
+    assert (
+        result.cache_bytes == sum(path.stat().st_size for path in tmp_path.iterdir()) == 2 * tokens * 32 * 4
+    )
     assert result.total_parameters == sum(p.numel() for p in engine.model.parameters())
     assert result.trained_parameters == 2 * 32 * 48
     assert (result.window, result.domains, result.method) == ((2, 3), ["f0", "f1"], "falcon")
     assert result.trained == [f"model.layers.{layer}.mlp.down_proj.weight" for layer in (2, 3)]
     assert [change.name for change in result.changes] == result.trained
     assert all(change.norm_change > 0 for change in result.changes)
-    assert (result.status, result.steps_planned, result.steps_done, result.kept_step) == ("completed", 6, 6, 6)
+    assert (result.status, result.steps_planned, result.steps_done, result.kept_step) == (
+        "completed",
+        6,
+        6,
+        6,
+    )
     assert result.peak_memory_bytes > 50 * 2**20 and set(result.flops) == {"cache", "train"}
     assert result.seconds_cache > 0 and result.seconds_train > 0
 
@@ -68,7 +75,9 @@ def test_automatic_rate_is_relative_to_the_trained_weights(tmp_path):
     weights = [engine.block(layer).mlp.down_proj.weight.detach().double().flatten() for layer in (2, 3)]
     expected = 0.02 * float(torch.cat(weights).square().mean().sqrt())
     recipe = tiny_recipe(train={"learning_rate": "auto", "relative_step": 0.02})
-    assert run_session(tmp_path, recipe, engine=engine).result.learning_rate == pytest.approx(expected, rel=1e-5)
+    assert run_session(tmp_path, recipe, engine=engine).result.learning_rate == pytest.approx(
+        expected, rel=1e-5
+    )
 
 
 @pytest.mark.parametrize(
@@ -123,7 +132,9 @@ def test_answers_only_leaves_the_prompt_out_of_the_forget_loss(tmp_path):
     everything = run_session(tmp_path, data=data)
     answers = run_session(tmp_path, tiny_recipe(data={"loss_on": "answer"}), data)
     assert not equal(everything.changed, answers.changed)
-    assert equal(everything.changed, run_session(tmp_path, data=tiny_data()).changed), "`all` ignores the mask"
+    assert equal(everything.changed, run_session(tmp_path, data=tiny_data()).changed), (
+        "`all` ignores the mask"
+    )
     # With the prompts' tokens masked the number of tokens of the loss follows, and so does its first value.
     assert answers.result.history[0]["forget_norm"] != everything.result.history[0]["forget_norm"]
 
@@ -146,7 +157,9 @@ def test_counted_chunks_are_the_frozen_states_without_sinks(tmp_path):
 
 
 def test_domains_share_the_steps_by_weight_and_none_is_left_alone(tmp_path):
-    corpora = tuple(tiny_corpus(f"f{i}", 9, (11, 16), i, weight=weight) for i, weight in enumerate((3.0, 1.0)))
+    corpora = tuple(
+        tiny_corpus(f"f{i}", 9, (11, 16), i, weight=weight) for i, weight in enumerate((3.0, 1.0))
+    )
     data = PreparedData(corpora, (tiny_corpus("r", 14, (11, 16), 100),), DataResult(corpora=[]))
     history = run_session(tmp_path, tiny_recipe(train={"steps": 8}), data).result.history
     assert [int(row["domain"]) for row in history].count(0) == 6
