@@ -1,8 +1,8 @@
-"""The published training loop's cost structure, for comparison only: two models, whole forward passes, no cache.
+"""The cost structure of the published training loop, for comparison: two models, whole forward passes.
 
-Written from the description in the paper and its code's behaviour: per step four full forward passes (updated and
-frozen model on forget and retain data), two backward passes to the trained tensors with all activations kept, and
-one singular value decomposition for the target of the step with its Python loop over directions.
+Written from the paper's description and its code's behaviour: per step four full forward passes (updated and
+frozen model on forget and retain data), two backward passes to the trained tensors with all activations kept,
+and one singular value decomposition for the target of the step with its Python loop over directions.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     python benchmarks/window_speed.py [--model DIR] [--steps 40]
 
-Every part runs in a fresh process, so that peak memory is its own; ratios compare parts of one invocation. The
-result is written to benchmarks/results/window_speed.json and printed.
+Every part runs in a fresh process, so that peak memory is its own; ratios compare parts of one invocation.
+The result is written to benchmarks/results/window_speed.json and printed.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ def load(model: str, dtype: str) -> Any:
 def peaks() -> dict[str, float]:
     """Measure the matrix-product peak of this machine in GFLOP/s, best of several sizes."""
     import torch
+
     from falcon_unlearn.training.precision import matrix_product_speed
 
     device = torch.device("cpu")

@@ -42,7 +42,8 @@ def recipe(**changes) -> Recipe:
             "offset": {"directions": DIRECTIONS, "granularity": "sample"}, "retain_multiplier": 3.0,
         },
         "train": {
-            "steps": STEPS, "batch_size": 4, "layers": 2, "learning_rate": RATE, "schedule": "constant", "compute_dtype": "float32",
+            "steps": STEPS, "batch_size": 4, "layers": 2, "learning_rate": RATE, "schedule": "constant",
+            "compute_dtype": "float32",
             "divergence_factor": 1e6,
         },
     }  # fmt: skip

@@ -32,7 +32,7 @@ class SelectionSettings(Settings):
     rule: Literal["earliest_tied", "best"] = "earliest_tied"
     """`earliest_tied`: the lowest layer not distinguishable from the best; `best`: the bare optimum."""
     margin: float = Field(default=0.01, ge=0)
-    """Differences below this (nats, or cosine) count as ties: too small to matter even when they are certain."""
+    """Differences below this (nats, or cosine) count as ties: too small to matter, even when certain."""
     resamples: int = Field(default=50, ge=10, le=2000)
     """Bootstrap resamples and permutations."""
 

@@ -250,8 +250,8 @@ def _load_folder(folder: Path, settings: ModelSettings) -> tuple[Any, Any]:
     missing = sorted(loading["missing_keys"])
     if missing:
         raise ModelError(
-            f"model: the checkpoint in {folder.name!r} lacks {len(missing)} tensors, first {missing[0]!r}; loading "
-            "it would fill them with random numbers",
+            f"model: the checkpoint in {folder.name!r} lacks {len(missing)} tensors, first {missing[0]!r}; "
+            "loading it would fill them with random numbers",
             hint="Complete the folder, or give that of another causal language model.",
         )
     return model, tokenizer

@@ -241,6 +241,9 @@ def resolved_recipe(recipe: Recipe, selection: SelectionResult, session: Session
     plain["selection"]["layer"] = selection.layer
     plain["train"]["learning_rate"] = session.result.learning_rate
     plain["train"]["compute_dtype"] = session.result.compute_dtype
+    if recipe.train.store_dtype == "auto":
+        plain["train"]["store_dtype"] = session.result.compute_dtype
+    plain["model"]["dtype"] = str(next(iter(session.original.values())).dtype).removeprefix("torch.")
     plain["objective"]["offset"]["granularity"] = recipe.objective.offset.resolved_granularity
     return plain
 

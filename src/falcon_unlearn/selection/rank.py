@@ -110,7 +110,6 @@ def choose_layer(
         quantity: `value` or `excess` over the permutation null.
         confidence: of the interval of the difference.
         margin: difference, in the unit of the scores, that is too small to matter.
-        margin: difference, in the unit of the scores, that is too small to matter.
 
     Raises:
         DataError: no candidate has a score, or no bootstrap replicates are there.
