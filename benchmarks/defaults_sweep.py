@@ -2,9 +2,9 @@
 
     python benchmarks/defaults_sweep.py --seeds 0 1 'selection.layer=7' 'selection.layer=7 train.layers=1'
 
-Every positional argument is one configuration: settings separated by spaces, on top of the demo's recipe. Rows
-are appended to benchmarks/results/defaults_sweep.jsonl as they finish. The questions are those of the demo, so
-settings chosen from this table make the demo's own numbers optimistic; that is said where they are shown.
+Every positional argument is one configuration: settings separated by spaces, on top of the demo recipe. Rows
+are appended to benchmarks/results/defaults_sweep.jsonl as they finish. The questions are those of the demo,
+so settings chosen from this table make its own numbers optimistic; that is said where they are shown.
 """
 
 from __future__ import annotations
