@@ -14,5 +14,5 @@ class RuntimeSettings(Settings):
     """auto, cpu, mps, cuda or cuda:N."""
     threads: int | None = Field(default=None, ge=1)
     """Processor threads; None leaves the library's choice."""
-    cache_batch_tokens: int = Field(default=4096, ge=64)
+    cache_batch_tokens: int = Field(default=1024, ge=64)
     """Tokens per forward pass while states are cached."""

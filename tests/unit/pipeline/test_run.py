@@ -1,0 +1,396 @@
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from falcon_unlearn.config.recipe import Recipe
+from falcon_unlearn.errors import DataError, ModelError, NumericalError, PrerequisiteError, UsageError
+from falcon_unlearn.events import Notice, StageFinished, StageStarted, TrainingStepped
+from falcon_unlearn.models.access import wrap_model
+from falcon_unlearn.models.scoring import completion_log_probabilities
+from falcon_unlearn.objectives.falcon import FalconObjective
+from falcon_unlearn.pipeline import run_loaded, run_pipeline, unlearn
+from falcon_unlearn.pipeline import running
+from falcon_unlearn.results import (
+    DataResult,
+    EnvironmentResult,
+    EvaluationResult,
+    SelectionResult,
+    TrainingResult,
+    comparison_rows,
+)
+from falcon_unlearn.runs import sha256_file, verify_manifest
+from pico import pico_model, pico_tokenizer
+from pico_files import save_pico, write_gguf
+
+TRAINED = [f"model.layers.{layer}.mlp.down_proj.weight" for layer in (2, 3)]
+
+
+def execute(recipe, output, function=run_pipeline, sink=None):
+    options = {"sink": sink} if sink else {}
+    return function(recipe, output, typed_recipe="# typed\nseed: 0\n", command="falcon-unlearn run x", **options)
+
+
+@pytest.fixture(scope="module")
+def finished(bench, tmp_path_factory):
+    """One complete run: recipe, output folder, summary and events."""
+    output, events = tmp_path_factory.mktemp("runs") / "out", []
+    recipe = bench.recipe()
+    return recipe, output, execute(recipe, output, sink=events.append), events
+
+
+def record(output, name, kind):
+    return kind.model_validate_json((output / "falcon" / name).read_text(encoding="utf-8"))
+
+
+# --- what a finished run leaves ---------------------------------------------------------------------------
+
+
+def test_the_output_folder_holds_model_evidence_and_nothing_else(finished, bench):
+    _, output, _, _ = finished
+    names = {path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file()}
+    base = {path.name for path in Path(bench.path("model")).iterdir()}
+    evidence = {
+        "recipe.yaml",
+        "recipe.resolved.yaml",
+        "data.json",
+        "selection.json",
+        "training.json",
+        "environment.json",
+        "evaluation.before.json",
+        "evaluation.after.json",
+        "manifest.json",
+        "report.html",
+    }
+    assert names == base | {f"falcon/{name}" for name in evidence}
+    assert not [path for path in output.parent.iterdir() if path != output], "staging or lock was left behind"
+
+
+def test_the_manifest_covers_every_file_and_notices_a_change(finished, tmp_path):
+    _, output, _, _ = finished
+    manifest = verify_manifest(output)
+    names = {path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file()}
+    assert {file.name for file in manifest.files} == names - {"falcon/manifest.json", "falcon/report.html"}
+    assert manifest.command == "falcon-unlearn run x" and manifest.base_model == "model"
+    assert set(manifest.seconds) >= {"prepare", "data", "cache", "train", "evaluate", "write"}
+    changed = output / "falcon" / "data.json"
+    content = changed.read_bytes()
+    try:
+        changed.write_bytes(content + b" ")
+        with pytest.raises(DataError, match=r"falcon/data\.json was changed"):
+            verify_manifest(output)
+    finally:
+        changed.write_bytes(content)
+
+
+def test_records_validate_and_equal_the_summary(finished):
+    _, output, summary, _ = finished
+    assert record(output, "data.json", DataResult) == summary.data
+    assert record(output, "selection.json", SelectionResult) == summary.selection
+    assert record(output, "training.json", TrainingResult) == summary.training
+    assert record(output, "evaluation.before.json", EvaluationResult) == summary.before
+    assert record(output, "evaluation.after.json", EvaluationResult) == summary.after
+    environment = record(output, "environment.json", EnvironmentResult)
+    assert environment.seed == 0 and environment.packages["torch"] == torch.__version__
+    assert summary.training.trained == TRAINED and summary.training.domains == ["trees", "quiz"]
+    assert (output / "falcon" / "recipe.yaml").read_text() == "# typed\nseed: 0\n"
+
+
+def test_the_written_model_differs_from_the_base_in_the_trained_tensors_only(finished, bench):
+    _, output, summary, _ = finished
+    before = load_file(Path(bench.path("model")) / "model.safetensors")
+    after = load_file(output / "model.safetensors")
+    assert before.keys() == after.keys()
+    assert [name for name in before if not torch.equal(before[name], after[name])] == TRAINED
+    for change in summary.training.changes:
+        moved = (after[change.name].double() - before[change.name].double()).norm()
+        assert change.norm_change == pytest.approx(float(moved), rel=1e-9)
+    loaded = AutoModelForCausalLM.from_pretrained(output)
+    with torch.no_grad():
+        assert torch.isfinite(loaded(torch.tensor([[5, 6, 7]])).logits).all()
+    assert AutoTokenizer.from_pretrained(output)("ab")["input_ids"] == [97, 98]
+
+
+def test_the_numbers_after_are_those_of_the_written_model(finished, bench):
+    """Perplexity of one set, recomputed from the saved folders by one pass per text."""
+    _, output, summary, _ = finished
+    texts = [json.loads(line)["text"] for line in Path(bench.path("prose.jsonl")).read_text().splitlines()]
+    for folder, result in ((bench.path("model"), summary.before), (output, summary.after)):
+        model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+        tokens = [tokenizer(text)["input_ids"] for text in texts]
+        values = [
+            completion_log_probabilities(model, [(ids[:1], ids[1:])], pad_id=0, batch_tokens=64)[0] for ids in tokens
+        ]
+        total = sum(value.sum_log_probability for value in values)
+        expected = math.exp(-total / sum(len(ids) - 1 for ids in tokens))
+        measured = next(s for s in result.sets if s.name == "p").metrics[0]
+        assert measured.name == "perplexity"
+        assert measured.value == pytest.approx(expected, rel=1e-4)
+
+
+def test_divergence_is_zero_before_and_positive_after(finished):
+    _, _, summary, _ = finished
+    rows = [row for row in comparison_rows(summary.before, summary.after) if row["before"].name == "divergence"]
+    assert {row["set"] for row in rows} >= {"d"}
+    assert all(row["before"].value == 0 and row["after"].value > 0 for row in rows)
+    assert all(metric.low <= metric.value <= metric.high for s in summary.after.sets for metric in s.metrics)
+
+
+def test_the_resolved_recipe_decides_everything_that_was_left_open(finished):
+    recipe, output, summary, _ = finished
+    text = (output / "falcon" / "recipe.resolved.yaml").read_text()
+    plain = yaml.safe_load(text)
+    for section in ("model", "selection", "objective", "train"):
+        assert "auto" not in json.dumps(plain[section]), section
+    assert plain["selection"]["layer"] == summary.selection.layer == 3
+    assert plain["train"]["learning_rate"] == summary.training.learning_rate
+    assert plain["model"]["dtype"] == "float32"
+    assert os.sep not in plain["model"]["name"] + plain["data"]["forget"][0]["path"], "no path of this machine"
+    assert Recipe.model_validate(plain).train.steps == recipe.train.steps
+
+
+def test_the_resolved_recipe_repeats_the_run_bit_for_bit(finished, bench, tmp_path, monkeypatch):
+    _, output, _, _ = finished
+    monkeypatch.chdir(bench.folder)  # its paths are names
+    resolved = yaml.safe_load((output / "falcon" / "recipe.resolved.yaml").read_text())
+    execute(Recipe.model_validate(resolved), tmp_path / "again", unlearn)
+    assert sha256_file(tmp_path / "again" / "model.safetensors") == sha256_file(output / "model.safetensors")
+
+
+def test_no_file_names_a_folder_of_this_machine(finished, bench):
+    _, output, _, _ = finished
+    for path in output.rglob("*"):
+        if path.is_file() and path.suffix in {".json", ".html", ".yaml", ".md"}:
+            content = path.read_text(encoding="utf-8")
+            assert str(bench.folder) not in content and str(output.parent) not in content, path.name
+
+
+def test_card_and_report_are_written(finished):
+    _, output, summary, _ = finished
+    card = (output / "README.md").read_text()
+    assert card.startswith("---\n") and "license: mit" in card
+    report = (output / "falcon" / "report.html").read_text()
+    assert report.lstrip().lower().startswith("<!doctype html") and "trees" in report
+    assert summary.report == str(output / "falcon" / "report.html")
+
+
+def test_stages_are_announced_in_order(finished):
+    *_, events = finished
+    started = [event.stage for event in events if isinstance(event, StageStarted)]
+    assert started == ["prepare", "data", "evaluate", "cache", "train", "evaluate", "write", "report"]
+    assert [e.stage for e in events if isinstance(e, StageFinished)] == started
+    assert sum(isinstance(event, TrainingStepped) for event in events) == 4
+
+
+# --- variants ---------------------------------------------------------------------------------------------
+
+
+def weights(folder):
+    return {path.name: sha256_file(path) for path in folder.glob("*.safetensors")}
+
+
+def test_same_seed_same_bytes_and_unlearn_alone_gives_the_same_model(bench, tmp_path, finished):
+    _, output, _, _ = finished
+    torch.manual_seed(123)
+    summary = execute(bench.recipe(), tmp_path / "b", unlearn)
+    assert weights(tmp_path / "b") == weights(output), "evaluation must not disturb training"
+    assert summary.before is None and summary.after is None
+    assert not list((tmp_path / "b" / "falcon").glob("evaluation*"))
+    verify_manifest(tmp_path / "b")
+    execute(bench.recipe(seed=1), tmp_path / "c", unlearn)
+    assert weights(tmp_path / "c") != weights(output)
+
+
+def test_global_state_is_as_before(bench, tmp_path):
+    import random
+
+    random.seed(4)
+    np.random.seed(4)
+    torch.manual_seed(4)
+    expected = (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state(), torch.get_num_threads())
+    execute(bench.bare(runtime={"threads": 1}), tmp_path / "out", unlearn)
+    found = (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state(), torch.get_num_threads())
+    assert found[0] == expected[0] and found[1] == expected[1] and found[3] == expected[3]
+    assert torch.equal(found[2], expected[2])
+
+
+def test_retain_self_samples_from_the_original_model(bench, tmp_path):
+    recipe = bench.bare(
+        data={
+            "retain": [{"name": "own", "path": "self"}],
+            "self_samples": 12,
+            "self_tokens": 16,
+            "forget": [{"name": "trees", "path": bench.path("trees.jsonl")}],
+        }
+    )
+    summary = execute(recipe, tmp_path / "out", unlearn)
+    own = next(corpus for corpus in summary.data.corpora if corpus.name == "own")
+    assert own.read == 12 and own.training + own.held_out > 8 and own.source == "self"
+    again = execute(recipe, tmp_path / "again", unlearn)
+    assert next(c for c in again.data.corpora if c.name == "own").sha256 == own.sha256
+    assert weights(tmp_path / "again") == weights(tmp_path / "out")
+
+
+def test_sharded_bfloat16_folders_stay_sharded_bfloat16(bench, tmp_path):
+    source = save_pico(tmp_path / "in", model=pico_model("llama").bfloat16(), max_shard_size="40KB")
+    execute(bench.bare(model={"name": str(source)}, train={"learning_rate": 0.05}), tmp_path / "out", unlearn)
+    assert set(weights(tmp_path / "out")) == set(weights(source))
+    assert sum(weights(tmp_path / "out")[name] != weights(source)[name] for name in weights(source)) in (1, 2)
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto").dtype == torch.bfloat16
+
+
+def test_a_gguf_file_becomes_a_folder(bench, tmp_path):
+    path = write_gguf(tmp_path / "pico.gguf", pico_model("llama"))
+    summary = execute(bench.bare(model={"name": str(path), "dtype": "float32"}), tmp_path / "out", unlearn)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    original = dict(pico_model("llama").named_parameters())
+    different = [n for n, p in loaded.named_parameters() if not torch.equal(p, original[n])]
+    assert different == summary.training.trained == TRAINED
+    assert set(verify_manifest(tmp_path / "out").base_weights_sha256) == {"pico.gguf"}
+
+
+def test_a_model_in_memory_is_changed_in_place_and_saved(bench, tmp_path):
+    model = pico_model("llama").requires_grad_(False)
+    loaded = wrap_model(model, pico_tokenizer(), "mine", None)
+    run_loaded(loaded, bench.bare(model={"name": "mine"}), tmp_path / "out")
+    saved = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert all(torch.equal(p, dict(saved.named_parameters())[n]) for n, p in model.named_parameters())
+    verify_manifest(tmp_path / "out")
+
+
+def test_selection_feeds_the_run(bench, tmp_path):
+    recipe = bench.bare(selection={"layer": None, "resamples": 10, "candidates": [0.5, 1.0]}, train={"layers": 1})
+    summary = execute(recipe, tmp_path / "out", unlearn)
+    assert not summary.selection.fixed
+    assert summary.training.window == (summary.selection.layer, summary.selection.layer)
+    assert 3 <= summary.selection.layer <= 5
+
+
+def test_warnings_about_the_data_reach_the_sink_and_the_record(bench, tmp_path):
+    (tmp_path / "overlapping.jsonl").write_text(
+        Path(bench.path("trees.jsonl")).read_text() + Path(bench.path("rest.jsonl")).read_text()
+    )
+    events = []
+    recipe = bench.bare(data={"retain": [{"name": "rest", "path": str(tmp_path / "overlapping.jsonl")}]})
+    summary = execute(recipe, tmp_path / "out", unlearn, sink=events.append)
+    notices = [event.message for event in events if isinstance(event, Notice) and event.level == "warning"]
+    assert notices == summary.data.warnings and any("20 of 50 retain examples" in text for text in notices)
+
+
+# --- bad input leaves nothing behind ----------------------------------------------------------------------
+
+
+def nan_loss(monkeypatch):
+    monkeypatch.setattr(FalconObjective, "forget_loss", lambda self, updated, batch: updated.sum() * float("nan"))
+
+
+def write_failure(monkeypatch):
+    def fail(*_args, **_kwargs):
+        raise PrerequisiteError("the disk is full")
+
+    monkeypatch.setattr(running, "write_model", fail)
+
+
+def report_failure(monkeypatch):
+    def fail(*_args, **_kwargs):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(running, "render_report", fail)
+
+
+BAD = [
+    ("layer", {"selection": {"layer": 6}}, UsageError, "6, but the model has blocks 0 to 5"),
+    ("depth", {"train": {"layers": 7}, "selection": {"layer": None}}, UsageError, "7, but the model has 6 blocks"),
+    ("role", {"train": {"modules": ["mlp.sideways"]}}, UsageError, r"mlp\.sideways"),
+    ("equal", {"data": {"retain": [{"name": "rest", "path": "COPY"}]}}, DataError, "same texts as the forget"),
+    ("missing", {"data": {"retain": [{"name": "rest", "path": "nope.jsonl"}]}}, DataError, r"nope\.jsonl"),
+    (
+        "column",
+        {"data": {"retain": [{"name": "rest", "path": "REST", "columns": {"text": "body"}}]}},
+        DataError,
+        "body",
+    ),
+    ("empty", {"data": {"minimum_tokens": 200}}, DataError, "nothing is left of 20 forget examples"),
+    ("set", {"evaluation": {"sets": [{"name": "x", "role": "forget", "kind": "choice", "path": "no.jsonl"}]}},
+     DataError, r"no\.jsonl does not exist"),
+    ("model", {"model": {"name": "./no-such-model"}}, UsageError, "does not exist"),
+    ("hub", {"model": {"name": "nobody-at-all/nothing-here"}}, PrerequisiteError, "nobody-at-all/nothing-here"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "changes", "error", "words"), BAD, ids=[case[0] for case in BAD])
+@pytest.mark.parametrize("function", [run_pipeline, unlearn], ids=["run", "unlearn"])
+def test_bad_input_is_one_clear_error_and_no_output(name, changes, error, words, function, bench, tmp_path):
+    if name == "set" and function is unlearn:
+        pytest.skip("unlearn measures nothing")
+    copy = tmp_path / "copy.jsonl"
+    copy.write_text(Path(bench.path("trees.jsonl")).read_text())
+    text = json.dumps(changes).replace("COPY", str(copy)).replace("REST", bench.path("rest.jsonl"))
+    recipe = bench.recipe(**json.loads(text))
+    with pytest.raises(error, match=words) as caught:
+        execute(recipe, tmp_path / "deep" / "out", function)
+    assert type(caught.value) is error
+    assert caught.value.exit_code == (3 if error is PrerequisiteError else 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["copy.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("poison", "error"),
+    [(nan_loss, NumericalError), (write_failure, PrerequisiteError), (report_failure, ZeroDivisionError)],
+    ids=["nan", "disk", "bug"],
+)
+def test_a_failure_at_any_stage_leaves_no_output(poison, error, bench, tmp_path, monkeypatch):
+    poison(monkeypatch)
+    with pytest.raises(error):
+        execute(bench.bare(), tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_interrupt_leaves_no_output(bench, tmp_path):
+    def interrupt(event):
+        if isinstance(event, TrainingStepped):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        execute(bench.bare(), tmp_path / "out", sink=interrupt)
+    assert not list(tmp_path.iterdir())
+
+
+def test_after_a_failure_a_model_in_memory_is_the_original(bench, tmp_path, monkeypatch):
+    nan_loss(monkeypatch)
+    model = pico_model("llama").requires_grad_(False)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    with pytest.raises(NumericalError, match="forget loss"):
+        run_loaded(wrap_model(model, pico_tokenizer(), "mine", None), bench.bare(), tmp_path / "out")
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+
+
+def test_an_output_folder_in_use_is_refused_before_anything_is_loaded(bench, tmp_path, monkeypatch):
+    monkeypatch.setattr(running, "open_workspace", lambda *_: pytest.fail("loaded"))
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(UsageError, match="output folder in use"):
+        execute(bench.bare(), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+
+
+def test_a_model_of_experts_is_refused_with_the_name_of_its_container(bench, tmp_path):
+    import transformers
+
+    config = transformers.MixtralConfig(
+        vocab_size=128, hidden_size=32, intermediate_size=24, num_hidden_layers=4, num_attention_heads=2,
+        num_key_value_heads=1, num_local_experts=2, num_experts_per_tok=1,
+    )  # fmt: skip
+    source = save_pico(tmp_path / "in", model=transformers.MixtralForCausalLM(config))
+    with pytest.raises(ModelError, match="experts"):
+        execute(bench.bare(model={"name": str(source)}), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
