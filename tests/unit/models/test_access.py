@@ -214,7 +214,8 @@ def test_a_folder_without_tokenizer_is_a_model_error(copy):
 def test_remote_code_is_not_run_unless_asked_for(copy):
     mark = copy / "was-run"
     (copy / "evil.py").write_text(
-        f"open({str(mark)!r}, 'w').close()\nfrom transformers import LlamaConfig\nclass C(LlamaConfig): pass\n"
+        f"open({str(mark)!r}, 'w').close()\n"
+        "from transformers import LlamaConfig\nclass C(LlamaConfig): pass\n"
     )
     config = json.loads((copy / "config.json").read_text())
     config |= {"model_type": "evil", "auto_map": {"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.C"}}

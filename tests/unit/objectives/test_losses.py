@@ -120,7 +120,7 @@ def test_retention_is_one_minus_the_mean_cosine(scale):
 
 @pytest.mark.parametrize("drift", [1e-2, 1e-4, 1e-6])
 def test_retention_keeps_its_digits_when_the_drift_is_small(drift):
-    """In float32, 1 - cosine would be 0 or a multiple of 6e-8 here; the true value is about drift squared / 2."""
+    """In float32, 1 - cosine would be a multiple of 6e-8; the true value is about half the drift squared."""
     frozen = torch.nn.functional.normalize(draws(5, B, L, D), dim=-1)
     sideways = draws(6, B, L, D)
     sideways -= (sideways * frozen).sum(-1, keepdim=True) * frozen

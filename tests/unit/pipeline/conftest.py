@@ -19,7 +19,9 @@ WORDS = "amber basil cedar delta ember fjord grove heron inlet jasper kelp lotus
 
 def sentences(seed: int, count: int) -> list[str]:
     draw = random.Random(seed)
-    return [f"{seed}{number} {' '.join(draw.choices(WORDS, k=draw.randint(2, 5)))}." for number in range(count)]
+    return [
+        f"{seed}{number} {' '.join(draw.choices(WORDS, k=draw.randint(2, 5)))}." for number in range(count)
+    ]
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
@@ -54,7 +56,12 @@ class Bench:
             "evaluation": {
                 "sets": [
                     {"name": "c", "role": "forget", "kind": "choice", "path": self.path("choice.jsonl")},
-                    {"name": "g", "role": "forget", "kind": "generation", "path": self.path("generation.jsonl")},
+                    {
+                        "name": "g",
+                        "role": "forget",
+                        "kind": "generation",
+                        "path": self.path("generation.jsonl"),
+                    },
                     {"name": "p", "role": "general", "kind": "perplexity", "path": self.path("prose.jsonl")},
                     {"name": "d", "role": "retain", "kind": "divergence", "path": self.path("prose.jsonl")},
                 ],
@@ -81,7 +88,9 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     write_rows(folder / "quiz.jsonl", quiz)
     write_rows(folder / "rest.jsonl", [{"text": text} for text in sentences(3, 30)])
     write_rows(folder / "prose.jsonl", [{"text": text} for text in sentences(4, 5)])
-    choice = [{"question": f"{text} is", "options": WORDS[:4], "answer": n % 4} for n, text in enumerate(WORDS[:6])]
+    choice = [
+        {"question": f"{text} is", "options": WORDS[:4], "answer": n % 4} for n, text in enumerate(WORDS[:6])
+    ]
     write_rows(folder / "choice.jsonl", choice)
     write_rows(folder / "generation.jsonl", [{"prompt": text, "answer": "a"} for text in WORDS[:3]])
     return Bench(folder)

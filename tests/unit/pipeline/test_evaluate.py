@@ -41,7 +41,9 @@ def test_without_an_original_divergence_is_skipped_with_a_reason(bench):
 
 def test_divergence_from_the_original_is_the_kl_of_the_two_models(bench, unlearned):
     result = evaluate_model(bench.recipe(model={"name": str(unlearned)}), original=bench.path("model"))
-    old, new = (load_model(ModelSettings(name=str(n)), torch.device("cpu")) for n in (bench.path("model"), unlearned))
+    old, new = (
+        load_model(ModelSettings(name=str(n)), torch.device("cpu")) for n in (bench.path("model"), unlearned)
+    )
     import json
     from pathlib import Path
 
@@ -69,7 +71,9 @@ def test_swapping_holds_only_what_differs_and_restores_the_same_tensors(bench, u
         inside = dict(loaded.model.named_parameters())
         moved = [name for name, p in inside.items() if p.data_ptr() != addresses[name]]
         assert moved == [f"model.layers.{layer}.mlp.down_proj.weight" for layer in (2, 3)]
-        assert all(torch.equal(p, dict(pico_model("llama").named_parameters())[name]) for name, p in inside.items())
+        assert all(
+            torch.equal(p, dict(pico_model("llama").named_parameters())[name]) for name, p in inside.items()
+        )
     assert {name: p.data_ptr() for name, p in loaded.model.named_parameters()} == addresses
 
 

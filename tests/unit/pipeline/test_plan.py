@@ -4,8 +4,7 @@ import pytest
 
 from falcon_unlearn.errors import DataError, ModelError, PrerequisiteError, UsageError
 from falcon_unlearn.models import access
-from falcon_unlearn.pipeline import plan_run, unlearn, validate_data
-from falcon_unlearn.pipeline import planning
+from falcon_unlearn.pipeline import plan_run, planning, unlearn, validate_data
 from pico import FAMILIES, pico_model
 from pico_files import save_pico, write_gguf
 
@@ -75,7 +74,9 @@ def test_measurements_are_listed_with_what_is_missing_and_why(bench):
 
 
 def test_retain_self_is_planned_from_the_settings(bench):
-    recipe = bench.bare(data={"retain": [{"name": "own", "path": "self"}], "self_samples": 10, "self_tokens": 16})
+    recipe = bench.bare(
+        data={"retain": [{"name": "own", "path": "self"}], "self_samples": 10, "self_tokens": 16}
+    )
     plan = plan_run(recipe)
     assert plan.disk_bytes["store"] == 2 * (2 * 10 * 16) * 32 * 4
     assert any("self" in text for text in plan.warnings)

@@ -36,5 +36,5 @@ def test_a_training_pass_costs_at_most_what_is_predicted(engine):
     with FlopCounterMode(display=False) as counter, engine.window(1, 2):
         torch.autograd.grad(engine.forward(states).square().mean(), parameters)
     predicted = train_flops(32, block_parameters(engine), 2, sum(p.numel() for p in parameters))
-    # Below the lowest trained matrix no gradient of activations is taken: an upper bound, but not a loose one.
+    # Below the lowest trained matrix no gradient of activations is taken: an upper bound, no loose one.
     assert 0.6 * predicted < counter.get_total_flops() <= 1.02 * predicted
