@@ -43,8 +43,9 @@ def timed_stage(stage: str, message: str, sink: EventSink, seconds: dict[str, fl
     sink(StageStarted(stage=stage, message=message))
     started = time.perf_counter()
     yield
-    seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - started
-    sink(StageFinished(stage=stage, seconds=seconds[stage]))
+    taken = time.perf_counter() - started
+    seconds[stage] = seconds.get(stage, 0.0) + taken
+    sink(StageFinished(stage=stage, seconds=taken))
 
 
 @contextmanager

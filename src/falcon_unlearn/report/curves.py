@@ -21,7 +21,15 @@ def training_charts(training: TrainingResult) -> list[Chart]:
         return []
     charts = [
         _losses(training),
-        _single(training, "Retain loss", "retain_loss", 1, "distance", "How far retained states moved."),
+        _single(
+            training,
+            "Retain loss",
+            "retain_loss",
+            1,
+            "cosine distance",
+            "Mean cosine distance of retained states from the original model: the utility budget.",
+            include=(0.0,),
+        ),
         _single(
             training,
             "Share of conflicts",
@@ -37,8 +45,8 @@ def training_charts(training: TrainingResult) -> list[Chart]:
             "Drift of retained states",
             "retain_drift",
             1,
-            "cosine distance",
-            "Mean cosine distance of retained states from the original model: the utility budget.",
+            "share",
+            "Mean norm of the change of retained states, as a share of their own norm.",
             include=(0.0,),
         ),
         _cosines(training),

@@ -11,7 +11,7 @@ MINIMUM_GAIN = 1.3
 
 
 def matrix_product_speed(
-    dtype: torch.dtype, device: torch.device, *, size: int = 1024, repeats: int = 5
+    dtype: torch.dtype, device: torch.device, *, size: int = 1024, repeats: int = 15
 ) -> float:
     """Measure the best of several square matrix products, in FLOP per second."""
     left = torch.ones(size, size, dtype=dtype, device=device)

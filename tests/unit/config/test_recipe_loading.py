@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from falcon_unlearn.config.load import load_recipe, resolved_yaml
+from falcon_unlearn.config.train import TrainSettings
 from falcon_unlearn.config.yaml_text import MAXIMUM_BYTES, dump_yaml, parse_yaml
 from falcon_unlearn.errors import UsageError
 
@@ -47,7 +48,7 @@ def test_flag_beats_environment_beats_recipe_beats_default(
     flags = {"train.steps": flag} if flag is not None and not as_set else {}
     sets = [f"train.steps={flag}"] if flag is not None and as_set else []
     loaded = load(folder, text, flags, sets, variables)
-    expected = next(v for v in (flag, environment, recipe, 60) if v is not None)
+    expected = next(v for v in (flag, environment, recipe, TrainSettings().steps) if v is not None)
     assert loaded.train.steps == expected
 
 
