@@ -97,7 +97,8 @@ def main() -> None:
     training = summary.training.model_dump(mode="json", exclude={"history"})
     record = {"model": arguments.model, "settings": arguments.set, "layer": summary.selection.layer}
     record |= {"seconds": summary.seconds, "training": training, "comparison": rows}
-    target = RESULTS / f"demo_{slug(Path(arguments.model).name)}.json"
+    suffix = "_".join(arguments.set) or "defaults"
+    target = RESULTS / f"demo_{slug(f'{Path(arguments.model).name}_{suffix}')}.json"
     target.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     for row in rows:
         print(f"{row['set']:18} {row['metric']:22} {row['before'][0]:8.3f} {row['after'][0]:8.3f}")
