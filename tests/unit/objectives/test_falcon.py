@@ -74,6 +74,8 @@ def test_a_target_depends_on_seed_domain_and_sample_only(granularity):
     assert torch.equal(objective(granularity).targets(batch_of([5]))[0], first[1]), "a new object, no history"
     assert not torch.equal(falcon.targets(batch_of([2, 5, 1], domain=1)), first)
     assert not torch.equal(objective(granularity, seed=1).targets(batch_of([2, 5, 1])), first)
+    falcon.domain_directions[1] = falcon.domain_directions[0]
+    assert not torch.equal(falcon.targets(batch_of([2, 5, 1], domain=1)), first), "r differs by domain too"
 
 
 @pytest.mark.parametrize("perturbation", [0.0, 0.1])

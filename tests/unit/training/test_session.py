@@ -7,6 +7,7 @@ from falcon_unlearn.activations.collect import sink_tokens
 from falcon_unlearn.data.corpora import PreparedData
 from falcon_unlearn.errors import UsageError
 from falcon_unlearn.events import Progress, StageFinished, StageStarted, ignore_events
+from falcon_unlearn.objectives.falcon import FalconObjective
 from falcon_unlearn.results import DataResult
 from falcon_unlearn.training import session as session_module
 from falcon_unlearn.training.session import count_parameters, peak_memory_bytes, probe_window, unlearn_window
@@ -137,6 +138,47 @@ def test_answers_only_leaves_the_prompt_out_of_the_forget_loss(tmp_path):
     )
     # With the prompts' tokens masked the number of tokens of the loss follows, and so does its first value.
     assert answers.result.history[0]["forget_norm"] != everything.result.history[0]["forget_norm"]
+
+
+@pytest.mark.parametrize("exclude_sinks", [True, False])
+@pytest.mark.parametrize("loss_on", ["all", "answer"])
+def test_the_forget_loss_counts_answers_without_sinks_and_the_retain_loss_all(
+    exclude_sinks, loss_on, tmp_path, monkeypatch
+):
+    batches = {"forget_loss": [], "retain_loss": []}
+    for name, seen in batches.items():
+        original = getattr(FalconObjective, name)
+
+        def record(self, updated, batch, original=original, seen=seen):
+            seen.append(batch)
+            return original(self, updated, batch)
+
+        monkeypatch.setattr(FalconObjective, name, record)
+    engine, data = tiny_engine(), tiny_data(prompt_tokens=5)
+    with torch.no_grad():
+        engine.base.embed_tokens.weight[4:20] *= 50
+    offset = {"exclude_sinks": exclude_sinks}
+    run_session(
+        tmp_path, tiny_recipe(objective={"offset": offset}, data={"loss_on": loss_on}), data, engine=engine
+    )
+    num_sinks = 0
+    for batch in batches["forget_loss"]:
+        width = batch.mask_BL.shape[1]
+        examples = [data.forget[0].training[i] for i in batch.samples]
+        lengths = torch.tensor([len(example.input_ids) for example in examples])
+        real = torch.arange(width)[None] < lengths[:, None]
+        sinks = sink_tokens(batch.frozen_BLD, real, 5.0)
+        num_sinks += int(sinks.sum())
+        expected = real & (
+            torch.arange(width) >= 5 if loss_on == "answer" else torch.ones(width, dtype=torch.bool)
+        )
+        assert torch.equal(batch.mask_BL.bool(), real) and torch.equal(batch.sinks_BL, sinks)
+        assert torch.equal(batch.counted_BL, expected & ~sinks if exclude_sinks else expected)
+    assert num_sinks > 0
+    for batch in batches["retain_loss"]:
+        assert batch.domain == -1 and (batch.sinks_BL <= batch.mask_BL).all()
+        lengths = [len(data.retain[0].training[i].input_ids) for i in batch.samples]
+        assert batch.mask_BL.sum(1).tolist() == lengths
 
 
 def test_counted_chunks_are_the_frozen_states_without_sinks(tmp_path):
