@@ -18,6 +18,9 @@ MODEL, --forget and --retain may come from --recipe instead.""",
     "demo": """Make a small real model forget the chemical symbols, with a report.
 
 The weights come from a package of the Python package index and are cached; later runs need no network.""",
+    "methods": """List the unlearning methods.
+
+What each acts on, what it needs of the original model, and the paper it comes from.""",
     "init": """Write a commented recipe.
 
 It lists every setting with its meaning, limits and default. An existing file is never overwritten.""",
@@ -37,6 +40,9 @@ The layer is selected unless --set selection.layer=N fixes it.""",
 
 Held-out texts and evaluation sets; --original adds the divergence to the model before the change.""",
     "report": "Render the report of a finished run again, from its result files.",
+    "compare": """Put results side by side: one table and one picture of forgetting against utility.
+
+RUN is a result file, a folder of *.bench.json files, or the output folder of a run.""",
     "env": """Print versions and hardware for a bug report.
 
 No host name, user name or token.""",

@@ -49,7 +49,9 @@ class RecipeOptions:
         tuple[str, ...],
         Parameter(metavar="KEY.PATH=VALUE", help="Change any setting of the recipe. Repeatable."),
     ] = ()
-    method: Annotated[str | None, Parameter(metavar="NAME", help="Unlearning method: falcon.")] = None
+    method: Annotated[
+        str | None, Parameter(metavar="NAME", help="Unlearning method, FALCON by default; see `methods`.")
+    ] = None
     seed: SeedArgument = None
 
     def load(self, model: str | None, *, check: bool = True) -> tuple[Recipe, str]:

@@ -7,6 +7,17 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from falcon_unlearn.config.base import Settings
+from falcon_unlearn.config.methods import (
+    AlternativeSettings,
+    CircuitBreakerSettings,
+    NpoSettings,
+    PreferenceSettings,
+    RmuSettings,
+    ScrubSettings,
+    SimNpoSettings,
+    TaskVectorSettings,
+    UndialSettings,
+)
 
 
 class OffsetSettings(Settings):
@@ -63,7 +74,7 @@ class ConflictSettings(Settings):
 
 
 class ObjectiveSettings(Settings):
-    """Set the contrastive forget loss and the retention loss (eq. 9-11)."""
+    """Set the forget and the retain loss: FALCON's (eq. 9-11) first, then one group for each rival."""
 
     temperature: float = Field(default=0.7, gt=0)
     """tau of eq. 10."""
@@ -77,3 +88,23 @@ class ObjectiveSettings(Settings):
     """The targets."""
     conflict: ConflictSettings = Field(default_factory=ConflictSettings)
     """The combination of gradients."""
+    retain_loss: Literal["nll", "kl"] = "nll"
+    """Methods on outputs: keep the likelihood of retain text, or the frozen model's distribution on it."""
+    alternatives: AlternativeSettings = Field(default_factory=AlternativeSettings)
+    """What IDK-NLL, IDK-DPO and AltPO answer instead."""
+    rmu: RmuSettings = Field(default_factory=RmuSettings)
+    """RMU and Adaptive RMU."""
+    circuit_breakers: CircuitBreakerSettings = Field(default_factory=CircuitBreakerSettings)
+    """Representation rerouting."""
+    npo: NpoSettings = Field(default_factory=NpoSettings)
+    """NPO."""
+    simnpo: SimNpoSettings = Field(default_factory=SimNpoSettings)
+    """SimNPO."""
+    preference: PreferenceSettings = Field(default_factory=PreferenceSettings)
+    """IDK-DPO and AltPO."""
+    undial: UndialSettings = Field(default_factory=UndialSettings)
+    """UNDIAL."""
+    scrub: ScrubSettings = Field(default_factory=ScrubSettings)
+    """SCRUB."""
+    task_vector: TaskVectorSettings = Field(default_factory=TaskVectorSettings)
+    """Task-vector negation."""

@@ -1,12 +1,14 @@
 """Named bundles of settings: the paper as written, and the released code as it runs.
 
-A preset fills what the recipe leaves unsaid; whatever the recipe says wins.
+A preset fills what the recipe leaves unsaid, and the defaults of the method what both leave unsaid.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+
+from falcon_unlearn.config.catalogue import METHODS
 
 PRESETS: dict[str, dict[str, Any]] = {
     # Our defaults: the paper's method with the corrections that docs/design.md explains.
@@ -53,9 +55,11 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def fill_from_preset(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the recipe's values with those of its preset underneath; an unknown preset fails validation."""
+    """Return the recipe's values with those of preset and method underneath; unknown names fail later."""
     preset = PRESETS.get(str(values.get("preset", "default")), {})
-    filled: dict[str, Any] = _freeze(_merge(preset, values))
+    method = METHODS.get(str(values.get("method", "falcon")))
+    defaults = method.defaults if method is not None else {}
+    filled: dict[str, Any] = _freeze(_merge(_merge(defaults, preset), values))
     return filled
 
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from falcon_unlearn.config.base import Settings
+from falcon_unlearn.config.catalogue import METHODS, Method, MethodName
 from falcon_unlearn.config.data import DataSettings
 from falcon_unlearn.config.evaluation import EvaluationSettings
 from falcon_unlearn.config.model import ModelSettings
@@ -22,8 +23,8 @@ class Recipe(Settings):
 
     version: Literal[1] = 1
     """Version of this file format."""
-    method: Literal["falcon"] = "falcon"
-    """Unlearning method."""
+    method: MethodName = "falcon"
+    """Unlearning method; `falcon-unlearn methods` lists them with their sources."""
     preset: Literal["default", "paper", "reference"] = "default"
     """Bundle that fills what is left unsaid: our defaults, eq. 8-14 literally, or the released code."""
     seed: int = Field(default=0, ge=0, le=2**31 - 1)
@@ -47,6 +48,11 @@ class Recipe(Settings):
     @classmethod
     def _fill_from_preset(cls, values: Any) -> Any:
         return fill_from_preset(values) if isinstance(values, dict) else values
+
+    @property
+    def method_entry(self) -> Method:
+        """Return the catalogue's entry of the method."""
+        return METHODS[self.method]
 
     @model_validator(mode="after")
     def _window_fits(self) -> Recipe:

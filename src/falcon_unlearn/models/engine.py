@@ -8,7 +8,7 @@ masks, rotary embeddings and sliding windows come from the library and no family
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -133,13 +133,23 @@ def blocks_in_dtype(engine: BlockEngine, first: int, last: int, dtype: torch.dty
 
     Parameters already in `dtype` are not copied.
     """
+    parameters = [p for layer in range(first, last + 1) for p in engine.block(layer).parameters()]
+    with parameters_in_dtype(parameters, dtype):
+        yield
+
+
+@contextmanager
+def parameters_in_dtype(parameters: Iterable[nn.Parameter], dtype: torch.dtype) -> Iterator[None]:
+    """Hold floating-point parameters in `dtype`, and restore the very same tensors afterwards.
+
+    Parameters already in `dtype` are not copied.
+    """
     saved: list[tuple[nn.Parameter, Tensor]] = []
     try:
-        for layer in range(first, last + 1):
-            for parameter in engine.block(layer).parameters():
-                if parameter.is_floating_point() and parameter.dtype != dtype:
-                    saved.append((parameter, parameter.data))
-                    parameter.data = parameter.data.to(dtype)
+        for parameter in parameters:
+            if parameter.is_floating_point() and parameter.dtype != dtype:
+                saved.append((parameter, parameter.data))
+                parameter.data = parameter.data.to(dtype)
         yield
     finally:
         for parameter, data in saved:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -47,6 +48,18 @@ def _sample_batch(
     model: Any, tokenizer: Any, openers: list[str], num_tokens: int, device: torch.device
 ) -> list[str]:
     encoded = [tokenizer(opener)["input_ids"] for opener in openers]
+    texts = _continue_batch(model, tokenizer, encoded, num_tokens, device, 1.0)
+    return [f"{opener}{text}".strip() for opener, text in zip(openers, texts, strict=True)]
+
+
+def _continue_batch(
+    model: Any,
+    tokenizer: Any,
+    encoded: list[list[int]],
+    num_tokens: int,
+    device: torch.device,
+    temperature: float,
+) -> list[str]:
     width = max(map(len, encoded))
     # Left padding, so that every row continues at the same position.
     ids_BL = torch.zeros((len(encoded), width), dtype=torch.long)
@@ -59,10 +72,46 @@ def _sample_batch(
         attention_mask=mask_BL.to(device),
         max_new_tokens=num_tokens,
         do_sample=True,
-        temperature=1.0,
+        temperature=temperature,
         top_p=0.95,
         top_k=0,
         pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
     )
-    texts = tokenizer.batch_decode(generated[:, width:], skip_special_tokens=True)
-    return [f"{opener}{text}".strip() for opener, text in zip(openers, texts, strict=True)]
+    texts: list[str] = tokenizer.batch_decode(generated[:, width:], skip_special_tokens=True)
+    return texts
+
+
+@torch.no_grad()
+def sample_continuations(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Sequence[int]],
+    num_tokens: int,
+    seed: int,
+    *,
+    temperature: float = 1.0,
+    batch_size: int = 32,
+) -> list[str]:
+    """Sample one continuation of each tokenised prompt; the global random state is left as it was.
+
+    Args:
+        model: A transformers causal language model.
+        tokenizer: Its tokenizer.
+        prompts: Token ids of each prompt.
+        num_tokens: Most new tokens.
+        seed: Seed of the draws.
+        temperature: Above 1 for more variety.
+        batch_size: Prompts continued together.
+    """
+    device = next(model.parameters()).device
+    devices = [device] if device.type == "cuda" else []
+    texts: dict[int, str] = {}
+    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+    with torch.random.fork_rng(devices=devices), contiguous_head_input(model):
+        torch.manual_seed(seed)
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            encoded = [list(prompts[index]) for index in chosen]
+            drawn = _continue_batch(model, tokenizer, encoded, num_tokens, device, temperature)
+            texts.update(zip(chosen, drawn, strict=True))
+    return [texts[index] for index in range(len(prompts))]

@@ -27,9 +27,9 @@ def info_nce_loss(
     Returns:
         A scalar in nats; exactly 0, with zero gradient, when the mask is empty.
     """
-    anchors_BLD = _hide_masked(anchors_BLD.float(), mask_BL)
-    positives_BLD = _hide_masked(positives.float().expand_as(anchors_BLD), mask_BL)
-    negatives_ZBLD = _hide_masked(negatives_ZBLD.float(), mask_BL)
+    anchors_BLD = hide_masked(anchors_BLD.float(), mask_BL)
+    positives_BLD = hide_masked(positives.float().expand_as(anchors_BLD), mask_BL)
+    negatives_ZBLD = hide_masked(negatives_ZBLD.float(), mask_BL)
     positive_BL = cosine_similarity(anchors_BLD, positives_BLD, dim=-1) / temperature
     negative_ZBL = cosine_similarity(anchors_BLD[None], negatives_ZBLD, dim=-1) / temperature
     logits = torch.cat([positive_BL[None], negative_ZBL])
@@ -42,8 +42,8 @@ def retention_loss(updated_BLD: Tensor, frozen_BLD: Tensor, mask_BL: Tensor) -> 
     Computed as half the squared distance of the unit vectors, which is the same number: 1 - cosine would
     cancel all digits of a small drift, and its gradient at no drift would be noise instead of zero.
     """
-    updated_BLD = _hide_masked(updated_BLD.float(), mask_BL)
-    frozen_BLD = _hide_masked(frozen_BLD.float(), mask_BL)
+    updated_BLD = hide_masked(updated_BLD.float(), mask_BL)
+    frozen_BLD = hide_masked(frozen_BLD.float(), mask_BL)
     difference_BLD = normalize(updated_BLD, dim=-1) - normalize(frozen_BLD, dim=-1)
     return masked_mean(0.5 * difference_BLD.square().sum(-1), mask_BL)
 
@@ -54,7 +54,7 @@ def masked_mean(values_BL: Tensor, mask_BL: Tensor) -> Tensor:
     return (values_BL * weights_BL).sum() / weights_BL.sum().clamp_min(1)
 
 
-def _hide_masked(states: Tensor, mask_BL: Tensor) -> Tensor:
+def hide_masked(states: Tensor, mask_BL: Tensor) -> Tensor:
     """Put ones where the mask is 0, so that non-finite padding reaches neither the loss nor its gradient."""
     return torch.where(mask_BL.bool()[..., None], states, torch.ones((), device=states.device))
 

@@ -20,6 +20,7 @@ from falcon_unlearn.pipeline.selecting import candidate_range
 from falcon_unlearn.pipeline.workspace import check_layer, prepare_data
 from falcon_unlearn.results import PlanResult
 from falcon_unlearn.training.cost import cache_flops, train_flops
+from falcon_unlearn.training.outputs.trainables import trained_names
 from falcon_unlearn.training.precision import matrix_product_speed, resolve_compute_dtype
 from falcon_unlearn.training.session import count_parameters
 
@@ -39,11 +40,7 @@ def plan_run(recipe: Recipe) -> PlanResult:
     structure = find_structure(model)
     check_layer(recipe, structure.num_blocks)
     layer = recipe.selection.layer
-    top = layer if layer is not None else candidate_range(recipe, structure.num_blocks)[1]
-    window = (top - recipe.train.layers + 1, top)
-    trained = resolve_trained_parameters(
-        model, structure, recipe.train.modules, range(window[0], window[1] + 1)
-    )
+    window, trained = _window_and_tensors(recipe, model, structure)
     tokens, warnings = _count_tokens(recipe)
     shapes = _Shapes(model, structure, window, trained)
     device = pick_device(recipe.runtime.device)
@@ -72,6 +69,23 @@ def plan_run(recipe: Recipe) -> PlanResult:
         not_computed=missing,
         warnings=warnings,
     )
+
+
+def trains_whole_model(recipe: Recipe) -> bool:
+    """Return True for methods on outputs that train more than a window: they need no layer."""
+    return recipe.method_entry.acts_on == "outputs" and recipe.train.parameters != "window"
+
+
+def _window_and_tensors(
+    recipe: Recipe, model: Any, structure: ModelStructure
+) -> tuple[tuple[int, int], dict[str, int]]:
+    layer = recipe.selection.layer
+    top = layer if layer is not None else candidate_range(recipe, structure.num_blocks)[1]
+    if recipe.method_entry.acts_on == "outputs":
+        return (0, structure.num_blocks - 1), trained_names(model, structure, recipe, top)
+    window = (top - recipe.train.layers + 1, top)
+    blocks = range(window[0], window[1] + 1)
+    return window, resolve_trained_parameters(model, structure, recipe.train.modules, blocks)
 
 
 class _Shapes:
@@ -123,6 +137,9 @@ def _memory(recipe: Recipe, shapes: _Shapes, tokens: _Tokens, compute_dtype: tor
     item = dtype.itemsize if dtype is not None else shapes.source_bytes
     batch = recipe.train.batch_size * tokens.longest
     forward = max(batch, min(recipe.runtime.cache_batch_tokens, tokens.training))
+    outputs = recipe.method_entry.acts_on == "outputs"
+    blocks = shapes.num_blocks if outputs else 1
+    scored = max(min(recipe.evaluation.batch_tokens, 512), batch if outputs else 0)
     parts = {
         "libraries": LIBRARY_BYTES,
         "model": shapes.total * item,
@@ -131,8 +148,8 @@ def _memory(recipe: Recipe, shapes: _Shapes, tokens: _Tokens, compute_dtype: tor
         else 0,
         # Original and master copies, two gradients, two moments of AdamW, all in float32.
         "masters": shapes.trained * 4 * 6,
-        "activations": int(forward * shapes.hidden_size * 4 * 12),
-        "logits": int(min(recipe.evaluation.batch_tokens, 512) * shapes.vocabulary * 4 * 2),
+        "activations": int(forward * shapes.hidden_size * 4 * 12 * blocks),
+        "logits": int(scored * shapes.vocabulary * 4 * 2),
     }
     return {**parts, "total": sum(parts.values())}
 
@@ -149,14 +166,19 @@ def _flops(recipe: Recipe, shapes: _Shapes, tokens: _Tokens) -> dict[str, float]
     domains = len(recipe.data.forget) + 1
     selected = min(tokens.examples, domains * recipe.selection.samples) * tokens.mean
     evaluated = tokens.training * recipe.data.holdout_share * 2
+    no_selection = recipe.selection.layer is not None or trains_whole_model(recipe)
+    trained_tokens = int(per_step * recipe.train.steps)
+    if recipe.method_entry.acts_on == "outputs":
+        frozen = bool(recipe.method_entry.needs & {"log_probabilities", "distribution"})
+        cache = 2.0 * shapes.total * tokens.training if frozen else 0.0
+        train = 6.0 * shapes.total * trained_tokens
+    else:
+        cache = cache_flops(tokens.training, shapes.block, shapes.top)
+        train = train_flops(trained_tokens, shapes.block, shapes.window_blocks, shapes.trained)
     return {
-        "selection": 0.0
-        if recipe.selection.layer is not None
-        else cache_flops(int(selected), shapes.block, shapes.num_blocks - 1),
-        "cache": cache_flops(tokens.training, shapes.block, shapes.top),
-        "train": train_flops(
-            int(per_step * recipe.train.steps), shapes.block, shapes.window_blocks, shapes.trained
-        ),
+        "selection": 0.0 if no_selection else cache_flops(int(selected), shapes.block, shapes.num_blocks - 1),
+        "cache": cache,
+        "train": train,
         "evaluation": 2.0 * 2 * shapes.total * evaluated,
     }
 

@@ -21,7 +21,7 @@ from falcon_unlearn.events import EventSink, ignore_events
 from falcon_unlearn.models.access import LoadedModel
 from falcon_unlearn.models.engine import tensors_replaced
 from falcon_unlearn.pipeline.evaluating import evaluate_in
-from falcon_unlearn.pipeline.selecting import select_in
+from falcon_unlearn.pipeline.selecting import no_selection, select_in
 from falcon_unlearn.pipeline.workspace import Workspace, fill_workspace, open_workspace, seeded, timed_stage
 from falcon_unlearn.report import model_card, render_report
 from falcon_unlearn.results import EvaluationResult, RunSummary, SelectionResult
@@ -36,6 +36,7 @@ from falcon_unlearn.runs import (
     write_manifest,
     write_text_atomic,
 )
+from falcon_unlearn.training.outputs import unlearn_outputs
 from falcon_unlearn.training.session import Session, unlearn_window
 
 
@@ -165,10 +166,24 @@ def train_in(
     Raises:
         FalconError: The run diverged; the model holds its original tensors again.
     """
-    selection = selection or select_in(workspace, recipe, sink, seconds, scratch)
-    session = unlearn_window(workspace.engine, workspace.data, recipe, selection.layer, scratch, sink)
+    selection = selection or _select_for_method(workspace, recipe, sink, seconds, scratch)
+    engine, data = workspace.engine, workspace.data
+    if recipe.method_entry.acts_on == "outputs":
+        tokenizer = workspace.loaded.tokenizer
+        session = unlearn_outputs(engine, tokenizer, data, recipe, selection.layer, scratch, sink)
+    else:
+        session = unlearn_window(engine, data, recipe, selection.layer, scratch, sink)
     seconds |= {"cache": session.result.seconds_cache, "train": session.result.seconds_train}
     return selection, session
+
+
+def _select_for_method(
+    workspace: Workspace, recipe: Recipe, sink: EventSink, seconds: dict[str, float], scratch: Path
+) -> SelectionResult:
+    """Run step 1 where the method needs a layer."""
+    if recipe.method_entry.acts_on == "outputs" and recipe.train.parameters != "window":
+        return no_selection(workspace.engine.structure.num_blocks - 1)
+    return select_in(workspace, recipe, sink, seconds, scratch)
 
 
 def write_model(staging: Path, workspace: Workspace, session: Session) -> None:

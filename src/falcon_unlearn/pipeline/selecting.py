@@ -63,6 +63,19 @@ def fixed_selection(layer: int) -> SelectionResult:
     )
 
 
+def no_selection(last_block: int) -> SelectionResult:
+    """Record that the method trains the whole model through its outputs."""
+    return SelectionResult(
+        estimator="none",
+        unit="none",
+        layer=last_block,
+        best_layer=last_block,
+        fixed=True,
+        rule="none",
+        explanation="The method acts on the outputs of the whole model; no layer was selected.",
+    )
+
+
 def candidate_range(recipe: Recipe, num_blocks: int) -> tuple[int, int]:
     """Return first and last block that may be chosen: inside the depth range, with room for the window."""
     low, high = recipe.selection.candidates

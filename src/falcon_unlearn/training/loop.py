@@ -5,6 +5,7 @@ Legend: B batch, L tokens, D hidden.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,9 +23,11 @@ from falcon_unlearn.errors import NumericalError
 from falcon_unlearn.events import EventSink, TrainingStepped
 from falcon_unlearn.models.engine import BlockEngine
 from falcon_unlearn.objectives.base import RepresentationObjective, StateBatch
+from falcon_unlearn.objectives.losses import retention_loss
 from falcon_unlearn.optimizers import build_optimizer
 from falcon_unlearn.training.guards import NormGuard, check_finite_loss, check_finite_tensors
 from falcon_unlearn.training.masters import Masters
+from falcon_unlearn.training.schedule import scheduled_rate
 
 NEGLIGIBLE_GRADIENT = 1e-5
 """Norm of a retain gradient, relative to the forget gradient, below which it is rounding noise."""
@@ -93,8 +96,8 @@ class UnlearningLoop:
         inside = self.masters.snapshot() if budget is not None else {}
         for step in range(self.settings.steps):
             row = self.step(step, plan.batch(step))
-            if budget is not None and row["retain_loss"] > budget:
-                # This loss belongs to the parameters before the step, so those are the ones to leave.
+            if budget is not None and row["retain_cosine_distance"] > budget:
+                # This distance belongs to the parameters before the step, so those are the ones to leave.
                 self.masters.restore(inside)
                 self.masters.push()
                 return TrainingOutcome(
@@ -104,7 +107,7 @@ class UnlearningLoop:
                 inside = self._before_step
             history.append(row)
             sink(TrainingStepped(step=step + 1, total=self.settings.steps, metrics=row))
-        if budget is not None and self._retain_drift(plan.batch(self.settings.steps - 1)) > budget:
+        if budget is not None and self._retain_distance(plan.batch(self.settings.steps - 1)) > budget:
             self.masters.restore(inside)
             self.masters.push()
             return TrainingOutcome(
@@ -128,7 +131,9 @@ class UnlearningLoop:
         check_finite_loss("forget", forget_loss, step)
         check_finite_loss("retain", retain_loss, step)
         multiplier = self.objective_settings.retain_multiplier
-        retain_gradients = silence_rounding_noise(forget_gradients, retain_gradients)
+        # Nothing has moved before the first update, so all of the first retain gradient is rounding.
+        negligible = NEGLIGIBLE_GRADIENT if step else math.inf
+        retain_gradients = silence_rounding_noise(forget_gradients, retain_gradients, negligible)
         retain_gradients = {name: multiplier * gradient for name, gradient in retain_gradients.items()}
         resolved = combine(forget_gradients, retain_gradients, self.objective_settings.conflict, self.layers)
         check_finite_tensors("gradient", resolved.gradients, step)
@@ -154,10 +159,7 @@ class UnlearningLoop:
         self.masters.push()
 
     def _rate(self, step: int) -> float:
-        settings = self.settings
-        warmup = min(1.0, (step + 1) / settings.warmup_steps) if settings.warmup_steps else 1.0
-        decay = 1.0 - step / settings.steps if settings.schedule == "linear" else 1.0
-        return self.learning_rate * warmup * decay
+        return scheduled_rate(self.settings, self.learning_rate, step)
 
     def _gradients(
         self, inputs_BLD: Tensor, batch: StateBatch, *, forget: bool
@@ -174,10 +176,9 @@ class UnlearningLoop:
         )
 
     @torch.no_grad()
-    def _retain_drift(self, indices: StepBatch) -> float:
+    def _retain_distance(self, indices: StepBatch) -> float:
         inputs_BLD, batch = self._retain_batch(self.settings.steps, indices)
-        states_BLD = self.engine.forward(inputs_BLD)
-        return float(self.objective.retain_loss(states_BLD, batch))
+        return float(retention_loss(self.engine.forward(inputs_BLD), batch.frozen_BLD, batch.mask_BL))
 
     def _forget_batch(self, step: int, indices: StepBatch) -> tuple[Tensor, StateBatch]:
         corpus = self.forget[indices.domain]
@@ -216,17 +217,18 @@ def stack_rows(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     return stacked, mask_BL
 
 
-def silence_rounding_noise(forget: dict[str, Tensor], retain: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Set retain gradients to zero where they are rounding noise.
+def silence_rounding_noise(
+    forget: dict[str, Tensor], retain: dict[str, Tensor], negligible: float = NEGLIGIBLE_GRADIENT
+) -> dict[str, Tensor]:
+    """Set retain gradients to zero where they are rounding noise: below `negligible` times the forget norm.
 
-    Before the first update the retain gradient is zero in exact arithmetic. What is left of it in float32 has
-    a random direction, and a projection cares about direction only, not about size.
+    Every retain loss has its minimum where nothing has moved, so before the first update its gradient is zero
+    in exact arithmetic. What is left of it has a random direction, and a projection cares about direction
+    only, not about size. In bfloat16 that is up to a hundredth of the forget gradient.
     """
     return {
         # Negligible only if it compares so: a NaN must stay visible.
-        name: torch.zeros_like(gradient)
-        if gradient.norm() <= NEGLIGIBLE_GRADIENT * forget[name].norm()
-        else gradient
+        name: torch.zeros_like(gradient) if gradient.norm() <= negligible * forget[name].norm() else gradient
         for name, gradient in retain.items()
     }
 
@@ -259,8 +261,9 @@ def state_diagnostics(
 
     Returns:
         forget_norm, forget_norm_frozen (counted tokens), retain_norm (real tokens but sinks), sink_norm
-        (sinks of both batches, 0 when there are none) and retain_drift, the mean of
-        norm(change) / norm(frozen).
+        (sinks of both batches, 0 when there are none), retain_drift, the mean of
+        norm(change) / norm(frozen), and retain_cosine_distance, the mean of 1 - cosine that
+        train.maximum_retain_drift bounds, both over all real retain tokens.
 
     Raises:
         NumericalError: A state is not finite.
@@ -280,6 +283,7 @@ def state_diagnostics(
         "retain_norm": _mean(_norms(retain_BLD, ordinary_BL)),
         "sink_norm": _mean(sinks),
         "retain_drift": _mean(relative_BL[retain.mask_BL.bool()]),
+        "retain_cosine_distance": float(retention_loss(retain_BLD, retain.frozen_BLD, retain.mask_BL)),
     }
 
 

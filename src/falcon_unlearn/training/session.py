@@ -16,10 +16,14 @@ from falcon_unlearn.config.recipe import Recipe
 from falcon_unlearn.conflict import Gramian
 from falcon_unlearn.data.batches import BatchPlan, plan_batches
 from falcon_unlearn.data.corpora import Corpus, PreparedData
+from falcon_unlearn.errors import UsageError
 from falcon_unlearn.events import EventSink, Progress, StageFinished, StageStarted
 from falcon_unlearn.models.architectures import resolve_trained_parameters
 from falcon_unlearn.models.engine import BlockEngine, blocks_in_dtype
+from falcon_unlearn.objectives.base import RepresentationObjective
+from falcon_unlearn.objectives.circuit_breakers import CircuitBreakerObjective
 from falcon_unlearn.objectives.falcon import FalconObjective, fit_domain_directions, fit_retain_statistics
+from falcon_unlearn.objectives.rmu import RmuObjective
 from falcon_unlearn.results import TrainingResult
 from falcon_unlearn.training.cost import cache_flops, train_flops
 from falcon_unlearn.training.loop import CachedCorpus, TrainingOutcome, UnlearningLoop
@@ -222,7 +226,19 @@ def counted_chunks(corpus: CachedCorpus, recipe: Recipe, *, answers_only: bool) 
         yield torch.cat(rows)
 
 
-def _fit_objective(caches: _Caches, recipe: Recipe) -> FalconObjective:
+def _fit_objective(caches: _Caches, recipe: Recipe) -> RepresentationObjective:
+    """Return the objective of a method on states."""
+    if recipe.method == "rmu":
+        return RmuObjective(recipe.objective.rmu, seed=recipe.seed)
+    if recipe.method == "circuit_breakers":
+        settings = recipe.objective.circuit_breakers
+        return CircuitBreakerObjective(settings, total_steps=recipe.train.steps, seed=recipe.seed)
+    if recipe.method != "falcon":
+        raise UsageError(f"method: {recipe.method} acts on outputs and has no loss on hidden states")
+    return _fit_falcon(caches, recipe)
+
+
+def _fit_falcon(caches: _Caches, recipe: Recipe) -> FalconObjective:
     offset = recipe.objective.offset
     retain = None
     if offset.mode == "paper" and offset.principal != "literal":

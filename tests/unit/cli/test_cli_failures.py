@@ -106,7 +106,7 @@ def test_sigterm_unwinds_and_the_handler_is_restored():
         ([*RUN, "--seed", "-1"], "seed: got -1 (command line), an integer >= 0 and <= 2147483647 is needed"),
         ([*RUN, "extra"], "extra"),
         (["run", *DATA, "more.jsonl", "--output", "out"], "repeat it for more"),
-        ([*RUN, "--method", "magic"], "method: got 'magic' (command line), falcon is needed"),
+        ([*RUN, "--method", "magic"], "method: got 'magic' (command line), one of falcon, rmu,"),
         ([*RUN, "--set", "train.stpes=3"], "Did you mean train.steps?"),
         ([*RUN, "--set", "train.steps=true"], "train.steps: got true (--set), an integer >= 1 is needed"),
         ([*RUN, "--set", "x"], "key.path=value is needed"),

@@ -18,6 +18,7 @@ FOLDER = {"--output", "--output-dir", "-o"}
 FLAGS = {
     "run": {"--model"} | RECIPE | DISPLAY | FOLDER,
     "demo": {"--seed"} | DISPLAY | FOLDER,
+    "methods": {"--json"},
     "init": set(),
     "validate": {"--model", "--recipe-only"} | RECIPE | DISPLAY,
     "plan": {"--model"} | RECIPE | DISPLAY,
@@ -25,6 +26,7 @@ FLAGS = {
     "unlearn": {"--model"} | RECIPE | DISPLAY | FOLDER,
     "evaluate": {"--model", "--original", "--output", "-o"} | RECIPE | DISPLAY,
     "report": {"--output", "-o", "--json"},
+    "compare": {"--output", "-o", "--utility-tolerance", "--json", "--csv", "--markdown"},
     "env": {"--json"},
 }
 HEAVY = [

@@ -195,6 +195,7 @@ KEYS = {
     "retain_norm",
     "sink_norm",
     "retain_drift",
+    "retain_cosine_distance",
     "learning_rate",
     "seconds",
     *(f"cosine:{name}" for name in TRAINED),
@@ -246,6 +247,8 @@ def test_state_diagnostics_by_token_class():
     counted, ordinary, sink = (mask & ~sinks).numpy(), (mask & ~sinks).numpy(), sinks.numpy()
     frozen = np.linalg.norm(old.flip(0).double().numpy(), axis=-1)
     change = np.linalg.norm((new - old.flip(0)).double().numpy(), axis=-1)
+    products = (new.double() * old.flip(0).double()).sum(-1).numpy()
+    distance = 1 - products / norms / frozen
     assert measured == pytest.approx(
         {
             "forget_norm": norms[counted].mean(),
@@ -253,6 +256,7 @@ def test_state_diagnostics_by_token_class():
             "retain_norm": norms[ordinary].mean(),
             "sink_norm": norms[sink].mean(),
             "retain_drift": (change / frozen)[mask.numpy()].mean(),
+            "retain_cosine_distance": distance[mask.numpy()].mean(),
         },
         rel=1e-5,
     )
@@ -275,6 +279,13 @@ def test_rounding_noise_in_the_retain_gradient_is_silenced_by_its_relative_size(
     silenced = silence_rounding_noise(forget, retain)
     assert not silenced["a"].any()
     assert torch.equal(silenced["b"], retain["b"]) and torch.equal(silenced["c"], retain["c"])
+
+
+def test_at_the_first_step_all_of_the_retain_gradient_is_noise_but_a_nan_stays_visible():
+    forget = {"a": torch.ones(4), "b": torch.ones(4)}
+    retain = {"a": torch.full((4,), 7.0), "b": torch.full((4,), float("nan"))}
+    silenced = silence_rounding_noise(forget, retain, math.inf)
+    assert not silenced["a"].any() and silenced["b"].isnan().all()
 
 
 GRADIENTS = {

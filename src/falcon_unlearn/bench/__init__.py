@@ -1,0 +1,1 @@
+"""The public benchmarks: TOFU, MUSE, WMDP with MMLU and WikiText."""

@@ -1,0 +1,1 @@
+"""The MUSE benchmark."""

@@ -1,0 +1,75 @@
+"""Unlearn a prepared TOFU model with one method, in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from falcon_unlearn.bench.tofu.data import TofuRow, question_examples
+from falcon_unlearn.config.data import CorpusSettings
+from falcon_unlearn.config.recipe import Recipe
+from falcon_unlearn.data.sources import LoadedCorpus, make_corpus
+from falcon_unlearn.events import EventSink
+from falcon_unlearn.models.access import LoadedModel, load_model, pick_device
+from falcon_unlearn.pipeline.running import train_in
+from falcon_unlearn.pipeline.workspace import fill_workspace, seeded
+from falcon_unlearn.training.session import Session
+
+
+@dataclass(frozen=True)
+class Unlearned:
+    """Hold a model after unlearning, and what it took."""
+
+    loaded: LoadedModel
+    session: Session
+    layer: int
+    seconds: dict[str, float]
+
+
+def method_recipe(method: str, model: Path, seed: int, overrides: Mapping[str, Any]) -> Recipe:
+    """Return the recipe of a table row: the method's defaults, TOFU's wording, and dotted overrides."""
+    values: dict[str, Any] = {
+        "method": method,
+        "seed": seed,
+        "model": {"name": str(model)},
+        "data": {
+            "forget": [{"name": "forget", "path": "forget"}],
+            "retain": [{"name": "retain", "path": "retain"}],
+            "holdout_share": 0.0,
+            "minimum_tokens": 2,
+            "chat_template": False,
+            # Neighbouring authors share wordings by design; the answers differ.
+            "overlap": "warn",
+        },
+    }
+    for dotted, value in overrides.items():
+        place = values
+        *parents, last = dotted.split(".")
+        for part in parents:
+            place = place.setdefault(part, {})
+        place[last] = value
+    return Recipe.model_validate(values)
+
+
+def unlearn_rows(
+    recipe: Recipe, forget: Sequence[TofuRow], retain: Sequence[TofuRow], sink: EventSink
+) -> Unlearned:
+    """Load the recipe's model and unlearn the forget rows, keeping the retain rows.
+
+    Raises:
+        FalconError: The model cannot be loaded, or training diverged.
+    """
+    rows = {"forget": forget, "retain": retain}
+
+    def load(corpus: CorpusSettings) -> LoadedCorpus:
+        return make_corpus(question_examples(rows[corpus.name]), corpus.name)
+
+    seconds: dict[str, float] = {}
+    with seeded(recipe.seed, recipe.runtime.threads), TemporaryDirectory() as scratch:
+        loaded = load_model(recipe.model, pick_device(recipe.runtime.device))
+        workspace = fill_workspace(loaded, recipe, sink, seconds, load=load)
+        selection, session = train_in(workspace, recipe, sink, seconds, Path(scratch))
+    return Unlearned(loaded, session, selection.layer, seconds)

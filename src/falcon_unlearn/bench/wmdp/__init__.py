@@ -1,0 +1,1 @@
+"""The WMDP benchmark."""

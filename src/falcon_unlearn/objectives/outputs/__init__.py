@@ -1,0 +1,1 @@
+"""Objectives on a model's outputs."""

@@ -1,0 +1,167 @@
+"""The training loop of methods on outputs: forget and retain gradient per step, combined, applied.
+
+Legend: M supervised positions, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from falcon_unlearn.config.recipe import Recipe
+from falcon_unlearn.conflict import ResolvedGradients
+from falcon_unlearn.data.batches import BatchPlan, StepBatch
+from falcon_unlearn.events import EventSink, TrainingStepped
+from falcon_unlearn.models.engine import BlockEngine
+from falcon_unlearn.models.packing import head_logits, supervised_states
+from falcon_unlearn.objectives.outputs.base import OutputObjective, TokenBatch
+from falcon_unlearn.optimizers import build_optimizer
+from falcon_unlearn.training.guards import check_finite_loss, check_finite_tensors
+from falcon_unlearn.training.loop import combine
+from falcon_unlearn.training.outputs.corpora import OutputCorpus, build_batch
+from falcon_unlearn.training.outputs.reference import FrozenHead
+from falcon_unlearn.training.outputs.trainables import Trainables
+from falcon_unlearn.training.schedule import scheduled_rate
+
+Gradients = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Report one half of a step."""
+
+    loss: float
+    gradients: Gradients
+    log_probability: float
+    """Mean over the labels of original answers, in nats per token."""
+
+
+class OutputLoop:
+    """Run the steps; the trainables' leaves must require gradients."""
+
+    def __init__(
+        self,
+        engine: BlockEngine,
+        trainables: Trainables,
+        layers: dict[str, int],
+        forget: Sequence[OutputCorpus],
+        retain: Sequence[OutputCorpus],
+        objective: OutputObjective,
+        recipe: Recipe,
+        learning_rate: float,
+        head: FrozenHead | None,
+    ) -> None:
+        self.engine, self.trainables, self.layers = engine, trainables, layers
+        self.forget, self.retain, self.head = forget, retain, head
+        self.objective, self.recipe, self.learning_rate = objective, recipe, learning_rate
+        self.optimizer = build_optimizer(
+            recipe.train.optimizer,
+            list(trainables.values.values()),
+            learning_rate=learning_rate,
+            weight_decay=recipe.train.weight_decay,
+        )
+        self.everything = recipe.data.loss_on == "all"
+        self.num_tokens = 0
+
+    def run(self, plan: BatchPlan, sink: EventSink) -> list[dict[str, float]]:
+        """Take all steps and return one row of diagnostics for each.
+
+        Raises:
+            NumericalError: A loss, gradient or parameter is not finite.
+        """
+        history = []
+        total = self.recipe.train.steps
+        for step in range(total):
+            row = self.step(step, plan.batch(step))
+            history.append(row)
+            sink(TrainingStepped(step=step + 1, total=total, metrics=row))
+        return history
+
+    def step(self, step: int, indices: StepBatch) -> dict[str, float]:
+        """Take one step and return its diagnostics."""
+        started = time.perf_counter()
+        turn = self.objective.turn(step, self.recipe.train.steps)
+        multiplier = self.recipe.objective.retain_multiplier
+        forget = retain = None
+        if turn != "retain":
+            corpus = self.forget[indices.domain]
+            rows = [(corpus, i) for i in indices.forget]
+            forget = self._measure(rows, step, self.objective.forget_loss, alternatives=True)
+            check_finite_loss("forget", forget.loss, step)
+        if turn != "forget" and (multiplier > 0 or turn == "retain"):
+            rows = [(self.retain[c], i) for c, i in indices.retain]
+            retain = self._measure(rows, step, self.objective.retain_loss, alternatives=False)
+            check_finite_loss("retain", retain.loss, step)
+        gradients, diagnostics = self._combined(forget, retain, multiplier)
+        check_finite_tensors("gradient", gradients, step)
+        self._update(step, gradients)
+        row = {"step": float(step), "domain": float(indices.domain), **diagnostics}
+        rate = scheduled_rate(self.recipe.train, self.learning_rate, step)
+        return row | {"learning_rate": rate, "seconds": time.perf_counter() - started}
+
+    def _measure(
+        self,
+        rows: Sequence[tuple[OutputCorpus, int]],
+        step: int,
+        loss_of: Callable[[Tensor, TokenBatch], Tensor],
+        *,
+        alternatives: bool,
+    ) -> Measured:
+        packed, batch = build_batch(
+            rows,
+            step,
+            self.engine.device,
+            self.head,
+            everything=self.everything,
+            alternatives=alternatives and bool(rows[0][0].alternatives),
+        )
+        logits_MV = head_logits(self.engine.model, supervised_states(self.engine, packed))
+        loss = loss_of(logits_MV, batch)
+        names = list(self.trainables.parameters)
+        leaves = [self.trainables.parameters[name] for name in names]
+        # A loss may leave parts of the model alone, such as an embedding that no token of the batch uses.
+        gradients = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
+        self.num_tokens += packed.num_tokens
+        with torch.no_grad():
+            original_M = ~batch.is_alternative_B[batch.owners_M]
+            values_M = logits_MV.log_softmax(-1).gather(1, batch.labels_M[:, None])[:, 0][original_M]
+        return Measured(
+            float(loss.detach()),
+            {name: gradient.float() for name, gradient in zip(names, gradients, strict=True)},
+            float(values_M.mean()),
+        )
+
+    def _combined(
+        self, forget: Measured | None, retain: Measured | None, multiplier: float
+    ) -> tuple[Gradients, dict[str, float]]:
+        row: dict[str, float] = {}
+        if forget is not None:
+            row |= {"forget_loss": forget.loss, "forget_log_probability": forget.log_probability}
+        if retain is not None:
+            row |= {"retain_loss": retain.loss, "retain_log_probability": retain.log_probability}
+        if forget is None or retain is None:
+            return next(half.gradients for half in (forget, retain) if half is not None), row
+        scaled = {name: multiplier * gradient for name, gradient in retain.gradients.items()}
+        resolved = combine(forget.gradients, scaled, self.recipe.objective.conflict, self.layers)
+        return resolved.gradients, row | conflict_diagnostics(resolved)
+
+    def _update(self, step: int, gradients: Gradients) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = scheduled_rate(self.recipe.train, self.learning_rate, step)
+        for name, value in self.trainables.values.items():
+            value.grad = gradients[name]
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        check_finite_tensors("parameter", self.trainables.values, step)
+        self.trainables.push()
+
+
+def conflict_diagnostics(resolved: ResolvedGradients) -> dict[str, float]:
+    """Return the share of conflicts and the mean cosine: hundreds of tensors are too many for a history."""
+    cosines = [cosine for cosine in resolved.cosines.values() if cosine is not None]
+    mean = sum(cosines) / len(cosines) if cosines else 0.0
+    return {"conflict_share": resolved.conflict_share, "mean_cosine": mean}

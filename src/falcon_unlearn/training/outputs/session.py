@@ -1,0 +1,241 @@
+"""One session of a method on outputs: freeze what is needed of the model, run the loop, commit the result."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from falcon_unlearn.config.recipe import Recipe
+from falcon_unlearn.data.corpora import Corpus, PreparedData
+from falcon_unlearn.errors import UsageError
+from falcon_unlearn.events import EventSink, Notice, Progress, StageFinished, StageStarted
+from falcon_unlearn.examples import EncodedExample
+from falcon_unlearn.models.adapters import LORA_WARNING, lora_adapters
+from falcon_unlearn.models.engine import BlockEngine, parameters_in_dtype
+from falcon_unlearn.objectives.outputs.build import build_output_objective
+from falcon_unlearn.results import TrainingResult
+from falcon_unlearn.training.masters import Masters
+from falcon_unlearn.training.outputs.alternatives import alternative_examples
+from falcon_unlearn.training.outputs.corpora import OutputCorpus
+from falcon_unlearn.training.outputs.loop import OutputLoop
+from falcon_unlearn.training.outputs.reference import FrozenHead, freeze_outputs
+from falcon_unlearn.training.outputs.trainables import AdapterValues, Trainables, trained_names
+from falcon_unlearn.training.precision import resolve_compute_dtype
+from falcon_unlearn.training.session import (
+    Session,
+    count_parameters,
+    peak_memory_bytes,
+    resolve_learning_rate,
+    step_plan,
+)
+
+
+def unlearn_outputs(
+    engine: BlockEngine,
+    tokenizer: Any,
+    data: PreparedData,
+    recipe: Recipe,
+    layer: int,
+    folder: Path,
+    sink: EventSink,
+) -> Session:
+    """Unlearn through the model's predictions: the trained tensors hold the result on return.
+
+    Args:
+        engine: Engine over the loaded model.
+        tokenizer: Its tokenizer, for alternative answers.
+        data: Tokenised corpora.
+        recipe: The resolved recipe.
+        layer: Last trained block where only a window is trained.
+        folder: Existing scratch folder for the store.
+        sink: Receives progress.
+
+    Raises:
+        UsageError: The recipe asks for what this kind of method cannot do.
+        NumericalError: The run diverged; the model holds its original tensors again.
+    """
+    check_recipe(recipe)
+    dtype = resolve_compute_dtype(recipe.train.compute_dtype, engine.device)
+    names = trained_names(engine.model, engine.structure, recipe, layer)
+    masters = Masters(engine.model, list(names))
+    with parameters_in_dtype(list(engine.model.parameters()), dtype):
+        frozen = _freeze(engine, tokenizer, data, recipe, folder, sink)
+        started = time.perf_counter()
+        sink(StageStarted(stage="train", message=_stage_message(recipe, len(names))))
+        finished = False
+        try:
+            with _trainables(engine, masters, names, recipe, sink) as (trainables, layers, rate):
+                head = FrozenHead(engine.model) if frozen.needs_head else None
+                objective = build_output_objective(recipe.method, recipe.objective)
+                loop = OutputLoop(
+                    engine, trainables, layers, frozen.forget, frozen.retain, objective, recipe, rate, head
+                )
+                history = loop.run(step_plan(data, recipe), sink)
+            finished = True
+        finally:
+            if not finished:
+                masters.revert()
+    if recipe.method == "task_vector":
+        negate_task_vector(masters, recipe.objective.task_vector.scale)
+    seconds = time.perf_counter() - started
+    sink(StageFinished(stage="train", seconds=seconds))
+    changed = masters.commit()
+    run = _Finished(history, names, rate, dtype, frozen, seconds, loop.num_tokens)
+    return Session(_record(engine, recipe, data, masters, run), changed, masters.original)
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Raise UsageError for settings that have no meaning for methods on outputs."""
+    if recipe.train.maximum_retain_drift is not None:
+        raise UsageError(
+            "train.maximum_retain_drift: it bounds hidden states, and "
+            f"{recipe.method} acts on outputs, which has none",
+            hint="Leave it out, or lower train.steps or train.learning_rate.",
+        )
+
+
+def negate_task_vector(masters: Masters, scale: float) -> None:
+    """Replace what was learnt by its opposite: original - scale * (learnt - original)."""
+    with torch.no_grad():
+        for name, value in masters.values.items():
+            original = masters.original[name].float()
+            value.copy_(original - scale * (value - original))
+
+
+@dataclass(frozen=True)
+class _Frozen:
+    forget: list[OutputCorpus]
+    retain: list[OutputCorpus]
+    needs_head: bool
+    seconds: float
+
+    @property
+    def num_bytes(self) -> int:
+        corpora = (*self.forget, *self.retain)
+        others = sum(c.frozen_alternatives.num_bytes for c in corpora if c.frozen_alternatives is not None)
+        return sum(corpus.frozen.num_bytes for corpus in corpora) + others
+
+    @property
+    def num_tokens(self) -> int:
+        corpora = [c for c in (*self.forget, *self.retain) if c.frozen.num_bytes]
+        return sum(len(e.input_ids) for c in corpora for e in (*c.examples, *c.alternatives))
+
+
+def _stage_message(recipe: Recipe, count: int) -> str:
+    what = "adapters on all blocks" if recipe.train.parameters == "lora" else f"{count} tensors"
+    return f"{recipe.train.steps} steps of {recipe.method} on {what}"
+
+
+def _freeze(
+    engine: BlockEngine,
+    tokenizer: Any,
+    data: PreparedData,
+    recipe: Recipe,
+    folder: Path,
+    sink: EventSink,
+) -> _Frozen:
+    started = time.perf_counter()
+    needs = recipe.method_entry.needs
+    retain_needs = needs & {"distribution"}
+    if recipe.objective.retain_loss == "kl" and recipe.objective.retain_multiplier > 0:
+        retain_needs |= {"distribution"}
+    sink(StageStarted(stage="cache", message="what the frozen model says about the training data"))
+    everything = recipe.data.loss_on == "all"
+
+    def freeze(corpus: Corpus, kind: str, wanted: frozenset[str]) -> OutputCorpus:
+        def outputs(examples: tuple[EncodedExample, ...], suffix: str) -> Any:
+            return freeze_outputs(
+                engine,
+                examples,
+                wanted,
+                folder / f"{kind}-{corpus.name}{suffix}.frozen",
+                everything=everything,
+                batch_tokens=recipe.runtime.cache_batch_tokens,
+                progress=lambda done: sink(Progress(stage="cache", done=done, total=len(examples))),
+            )
+
+        examples = corpus.training
+        if kind == "retain" or "alternatives" not in needs:
+            return OutputCorpus(corpus.name, examples, outputs(examples, ""))
+        others = alternative_examples(
+            engine.model, tokenizer, examples, recipe.objective.alternatives, recipe.seed
+        )
+        return OutputCorpus(corpus.name, examples, outputs(examples, ""), others, outputs(others, "-other"))
+
+    forget = [freeze(corpus, "forget", needs) for corpus in data.forget]
+    retain = [freeze(corpus, "retain", frozenset(retain_needs)) for corpus in data.retain]
+    seconds = time.perf_counter() - started
+    sink(StageFinished(stage="cache", seconds=seconds))
+    return _Frozen(forget, retain, "distribution" in (needs | retain_needs), seconds)
+
+
+@contextmanager
+def _trainables(
+    engine: BlockEngine, masters: Masters, names: dict[str, int], recipe: Recipe, sink: EventSink
+) -> Iterator[tuple[Trainables, dict[str, int], float]]:
+    """Yield what is trained, its layers and the learning rate; merge adapters into the masters at the end."""
+    settings = recipe.train
+    rate = resolve_learning_rate(settings.learning_rate, settings.relative_step, masters)
+    if settings.parameters != "lora":
+        with masters.trainable():
+            masters.push()
+            yield masters, names, rate
+        return
+    sink(Notice(message=LORA_WARNING, level="warning"))
+    with lora_adapters(engine.model, settings.lora, recipe.seed) as adapters:
+        yield AdapterValues(adapters.parameters), dict.fromkeys(adapters.parameters, 0), rate
+        merged: dict[str, Tensor] = adapters.merged(masters.values)
+    masters.restore({name: value for name, value in merged.items() if name in masters.values})
+
+
+@dataclass(frozen=True)
+class _Finished:
+    history: list[dict[str, float]]
+    names: dict[str, int]
+    rate: float
+    dtype: torch.dtype
+    frozen: _Frozen
+    seconds: float
+    num_tokens: int
+
+
+def _record(
+    engine: BlockEngine, recipe: Recipe, data: PreparedData, masters: Masters, run: _Finished
+) -> TrainingResult:
+    total = count_parameters(engine.model)
+    changes = [change for change in masters.changes() if change.norm_change > 0]
+    return TrainingResult.model_validate(
+        {
+            "method": recipe.method,
+            "status": "completed",
+            "steps_planned": recipe.train.steps,
+            "steps_done": recipe.train.steps,
+            "kept_step": recipe.train.steps,
+            "window": (0, engine.structure.num_blocks - 1),
+            "trained": list(run.names),
+            "trained_parameters": sum(value.numel() for value in masters.values.values()),
+            "total_parameters": total,
+            "learning_rate": run.rate,
+            "compute_dtype": str(run.dtype).removeprefix("torch."),
+            "history": run.history,
+            "domains": [corpus.name for corpus in data.forget],
+            "changes": changes,
+            "seconds_cache": run.frozen.seconds,
+            "seconds_train": run.seconds,
+            "cached_tokens": run.frozen.num_tokens,
+            "cache_bytes": run.frozen.num_bytes,
+            "peak_memory_bytes": peak_memory_bytes(),
+            "flops": {
+                "cache": 2.0 * total * run.frozen.num_tokens,
+                # Forward, activation gradients and weight gradients of every parameter.
+                "train": 6.0 * total * run.num_tokens,
+            },
+        }
+    )
