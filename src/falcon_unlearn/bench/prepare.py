@@ -1,9 +1,11 @@
 """Train the models that a benchmark starts from, once: the target, and the retain models that never saw
-what is to be forgotten. They are kept in the user's cache under a hash of everything that defines them."""
+what is to be forgotten. They are kept in the user's cache under a hash of everything that defines them.
+"""
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -79,8 +81,9 @@ def prepare_model(
     except OSError as error:
         raise PrerequisiteError(f"cache folder {home}: {error.strerror or error}") from error
     folder = home / f"{name}-{key[:12]}"
-    with FileLock(home / f".{folder.name}.lock"):
+    with FileLock(home / f".{folder.name}.preparing"):
         if not _is_complete(folder):
+            shutil.rmtree(folder, ignore_errors=True)  # what is left of a damaged one
             _train(base, examples, settings, folder, device, sink, key)
     record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     return PreparedModel(folder, record["seconds"], tuple(record["losses"]))

@@ -40,6 +40,9 @@ The layer is selected unless --set selection.layer=N fixes it.""",
 
 Held-out texts and evaluation sets; --original adds the divergence to the model before the change.""",
     "report": "Render the report of a finished run again, from its result files.",
+    "bench": """Score a model on TOFU, MUSE or WMDP, or fill a table of methods.
+
+Give the model, --data-dir or the hub, and the retain model's log where there is one.""",
     "compare": """Put results side by side: one table and one picture of forgetting against utility.
 
 RUN is a result file, a folder of *.bench.json files, or the output folder of a run.""",

@@ -1,4 +1,4 @@
-"""The settings of each method besides FALCON's own, named as in the papers; other names of ports in brackets."""
+"""The settings of the rival methods, named as in the papers; other names in brackets."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class ScrubSettings(Settings):
 
     divergence_weight: float = Field(default=1.0, ge=0)
     """alpha, on the divergence from the frozen model on retain data."""
-    likelihood_weight: float = Field(default=1.0, ge=0)
+    likelihood_weight: float = Field(default=1.0, gt=0)
     """gamma, on the cross-entropy on retain data."""
     maximising_share: float = Field(default=0.5, gt=0, le=1)
     """Share of the run, from its start, in which forget steps alternate with retain steps."""

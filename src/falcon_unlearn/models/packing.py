@@ -73,8 +73,19 @@ def pack_examples(
         sources += [starts[index] + t - 1 for t in answers]
         labels += [example.input_ids[t] for t in answers]
         owners += [index] * len(answers)
-    chosen = [torch.tensor(values, dtype=torch.long, device=device) for values in (sources, labels, owners)]
-    return PackedBatch(ids.to(device), positions.to(device), *chosen, len(examples), sum(lengths))
+
+    def flat(values: list[int]) -> Tensor:
+        return torch.tensor(values, dtype=torch.long, device=device)
+
+    return PackedBatch(
+        ids.to(device),
+        positions.to(device),
+        flat(sources),
+        flat(labels),
+        flat(owners),
+        len(examples),
+        sum(lengths),
+    )
 
 
 def fill_rows(lengths: Sequence[int]) -> list[list[int]]:

@@ -147,7 +147,7 @@ class _Run:
         return total / count
 
     def batches(self, epoch: int, examples: Sequence[EncodedExample]) -> list[list[int]]:
-        """Return the epoch's batches: a seeded shuffle in which neighbours of similar length share a batch."""
+        """Return the epoch's batches: a seeded shuffle in which similar lengths share a batch."""
         size = self.settings.batch_size
         chance = random.Random(f"{self.settings.seed}:finetune:{epoch}")
         order = list(range(len(examples)))

@@ -26,6 +26,12 @@ FLAGS = {
     "unlearn": {"--model"} | RECIPE | DISPLAY | FOLDER,
     "evaluate": {"--model", "--original", "--output", "-o"} | RECIPE | DISPLAY,
     "report": {"--output", "-o", "--json"},
+    "bench": {
+        *("--model", "--data-dir", "--output", "-o", "--tier", "--split", "--corpus", "--retain-log"),
+        *("--role", "--label", "--task", "--limit", "--backend", "--retain-rows", "--prepare", "--method"),
+        *("--seed", "--layer", "--aggregate", "--benchmark"),
+    }
+    | DISPLAY,
     "compare": {"--output", "-o", "--utility-tolerance", "--json", "--csv", "--markdown"},
     "env": {"--json"},
 }

@@ -11,6 +11,7 @@ from falcon_unlearn.bench.records import BenchResult
 from falcon_unlearn.bench.tofu.data import TofuData, forget_rows, retained_rows
 from falcon_unlearn.bench.tofu.evaluate import evaluate_tofu
 from falcon_unlearn.bench.tofu.gates import tofu_gates
+from falcon_unlearn.bench.tofu.log import write_log
 from falcon_unlearn.bench.tofu.settings import TofuSetting
 from falcon_unlearn.bench.tofu.training import method_recipe, unlearn_rows
 from falcon_unlearn.bench.tofu.tuning import Tuned, tune_method
@@ -173,7 +174,7 @@ class TofuTable:
             label=label,
         )
         result = result.model_copy(update={**(extra or {}), "seconds": {**(seconds or {}), **result.seconds}})
-        write_json_atomic(self.folder / "logs" / path.name.replace(".bench", ""), log.entries)
+        write_log(self.folder / "logs" / path.name.replace(".bench", ""), log)
         # Last, because its presence says that the row is finished.
         write_json_atomic(path, result)
 

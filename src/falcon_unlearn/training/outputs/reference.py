@@ -47,7 +47,8 @@ class FrozenHead:
     def __init__(self, model: Any) -> None:
         """Copy the head, because training may change it."""
         self.config = model.config
-        self.head = copy.deepcopy(model.get_output_embeddings()).requires_grad_(False)
+        head: Any = copy.deepcopy(model.get_output_embeddings())
+        self.head: Any = head.requires_grad_(False)
 
     @torch.no_grad()
     def logits(self, states_MD: Tensor) -> Tensor:
@@ -89,7 +90,8 @@ def freeze_outputs(
         return outputs
     counts = [num_labels(example, everything=everything) for example in examples]
     if "distribution" in wanted:
-        weight = engine.model.get_output_embeddings().weight
+        head: Any = engine.model.get_output_embeddings
+        weight = head().weight
         outputs.states = ActivationStore(file, counts, weight.shape[1], weight.dtype)
     if "log_probabilities" in wanted:
         outputs.log_probabilities = [torch.empty(0)] * len(examples)
@@ -99,12 +101,12 @@ def freeze_outputs(
         states_MD = supervised_states(engine, batch)
         kept = [counts[i] for i in chosen]
         if outputs.states is not None:
-            for index, part in zip(chosen, states_MD.split(kept), strict=True):
+            for index, part in zip(chosen, torch.split(states_MD, kept), strict=True):
                 outputs.states.write(index, part)
         if "log_probabilities" in wanted:
             logits_MV = head_logits(engine.model, states_MD)
             values_M = logits_MV.log_softmax(-1).gather(1, batch.labels_M[:, None])[:, 0].cpu()
-            for index, value in zip(chosen, values_M.split(kept), strict=True):
+            for index, value in zip(chosen, torch.split(values_M, kept), strict=True):
                 outputs.log_probabilities[index] = value.clone()
         done += len(chosen)
         progress(done)

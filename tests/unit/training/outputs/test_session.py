@@ -36,9 +36,7 @@ def output_recipe(method: str, **changes):
 
 def run(folder, recipe, engine=None, data=None, sink=ignore_events):
     engine = engine or tiny_engine()
-    session = unlearn_outputs(
-        engine, pico_tokenizer(), data or output_data(), recipe, LAYER, folder, sink
-    )
+    session = unlearn_outputs(engine, pico_tokenizer(), data or output_data(), recipe, LAYER, folder, sink)
     return engine, session
 
 
