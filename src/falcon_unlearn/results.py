@@ -121,7 +121,8 @@ class TrainingResult(Record):
     compute_dtype: str
     history: list[dict[str, float]]
     """One row per step: step, domain, forget_loss, retain_loss, conflict_share, cosine:<tensor>,
-    forget_norm, retain_norm, sink_norm, retain_drift, learning_rate, seconds."""
+    forget_norm, retain_norm, sink_norm, retain_drift, retain_cosine_distance, learning_rate, seconds; methods
+    on outputs: forget_log_probability, retain_log_probability, mean_cosine instead of states and tensors."""
     domains: list[str]
     """Index used in the `domain` column of the history."""
     changes: list[TensorChange]

@@ -24,7 +24,7 @@ def training_charts(training: TrainingResult) -> list[Chart]:
         _single(
             training,
             "Retain loss",
-            "retain_loss",
+            _distance_key(training),
             1,
             "cosine distance",
             "Mean cosine distance of retained states from the original model: the utility budget.",
@@ -52,6 +52,12 @@ def training_charts(training: TrainingResult) -> list[Chart]:
         _cosines(training),
     ]
     return [chart for chart in charts if chart is not None]
+
+
+def _distance_key(training: TrainingResult) -> str:
+    """Return where the cosine distance is; early records have it as FALCON's retain loss only."""
+    key = "retain_cosine_distance"
+    return "retain_loss" if training.method == "falcon" and key not in training.history[0] else key
 
 
 def short_tensor_name(name: str) -> str:

@@ -25,17 +25,20 @@ def request(records: RunRecords) -> list[Fact]:
     batch = recipe.train.batch_size
     names = {role: [c.name for c in records.data.corpora if c.role == role] for role in ("forget", "retain")}
     offset, conflict = recipe.objective.offset, recipe.objective.conflict
-    return [
-        ("Model", f"{records.base_model} ({training.total_parameters:,} parameters)"),
-        ("To forget", ", ".join(names["forget"])),
-        ("To keep", ", ".join(names["retain"])),
-        ("Method", training.method),
+    targets = [
         (
             "Targets",
             f"{offset.mode} mode, one per {offset.resolved_granularity}, "
             f"{offset.directions} principal directions avoided",
         ),
         ("Temperature", quantity(recipe.objective.temperature)),
+    ]
+    return [
+        ("Model", f"{records.base_model} ({training.total_parameters:,} parameters)"),
+        ("To forget", ", ".join(names["forget"])),
+        ("To keep", ", ".join(names["retain"])),
+        ("Method", training.method),
+        *(targets if training.method == "falcon" else []),
         ("Conflict rule", f"{conflict.rule}, decided per {conflict.scope}"),
         ("Retain multiplier", quantity(recipe.objective.retain_multiplier)),
         (
@@ -49,6 +52,8 @@ def request(records: RunRecords) -> list[Fact]:
 
 def selection_facts(selection: SelectionResult) -> list[Fact]:
     """Say how the layer was chosen."""
+    if selection.estimator == "none":
+        return [("Chosen layer", "none; the method acts on the outputs of the whole model")]
     facts = [("Chosen layer", f"{selection.layer} (0 is the first block)")]
     if selection.fixed:
         return [*facts, ("Chosen by", "the user; no estimate was made")]
