@@ -56,8 +56,9 @@ def training_charts(training: TrainingResult) -> list[Chart]:
 
 def _distance_key(training: TrainingResult) -> str:
     """Return where the cosine distance is; early records have it as FALCON's retain loss only."""
-    key = "retain_cosine_distance"
-    return "retain_loss" if training.method == "falcon" and key not in training.history[0] else key
+    key, first = "retain_cosine_distance", training.history[0]
+    acts_on_outputs = "forget_log_probability" in first or "retain_log_probability" in first
+    return key if key in first or acts_on_outputs else "retain_loss"
 
 
 def short_tensor_name(name: str) -> str:

@@ -38,7 +38,7 @@ def request(records: RunRecords) -> list[Fact]:
         ("To forget", ", ".join(names["forget"])),
         ("To keep", ", ".join(names["retain"])),
         ("Method", training.method),
-        *(targets if training.method == "falcon" else []),
+        *(targets if recipe.method == "falcon" else []),
         ("Conflict rule", f"{conflict.rule}, decided per {conflict.scope}"),
         ("Retain multiplier", quantity(recipe.objective.retain_multiplier)),
         (
