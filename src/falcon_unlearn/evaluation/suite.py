@@ -86,7 +86,7 @@ def evaluate(
     else:
         skipped.append("held-out texts: evaluation.held_out is false")
     results = []
-    with _evaluation_mode(model), contiguous_head_input(model):
+    with evaluation_mode(model), contiguous_head_input(model):
         for done, job in enumerate(jobs):
             sink(Progress(stage="evaluate", done=done, total=len(jobs), message=job.message))
             results.append(job.run())
@@ -146,7 +146,8 @@ def _plan_texts(context: Context, texts: Texts, kind: Kind, jobs: list[_Job], sk
 
 
 @contextmanager
-def _evaluation_mode(model: Any) -> Iterator[None]:
+def evaluation_mode(model: Any) -> Iterator[None]:
+    """Switch dropout and the like off while the context is open."""
     was_training = bool(model.training)
     model.eval()
     try:

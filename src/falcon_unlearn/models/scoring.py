@@ -82,7 +82,7 @@ def completion_log_probabilities(
         DataError: an empty prompt or completion, or more tokens than the model reads.
         NumericalError: a log-probability is not finite.
     """
-    _check_lengths(model, pairs)
+    check_lengths(model, pairs)
     grouped: dict[tuple[int, ...], list[int]] = {}
     for index, (prompt, _) in enumerate(pairs):
         grouped.setdefault(tuple(prompt), []).append(index)
@@ -113,7 +113,7 @@ def token_scores(
 def text_batches(model: Any, texts: Sequence[Tokens], *, batch_tokens: int) -> Iterator[list[int]]:
     """Yield batches of text indices whose full distributions fit the logit budget; longest texts first."""
     pairs = [(text[:1], text[1:]) for text in texts]
-    _check_lengths(model, pairs)
+    check_lengths(model, pairs)
     yield from _plan_alone(model, pairs, range(len(texts)), batch_tokens)
 
 
@@ -130,7 +130,8 @@ def full_log_probabilities(model: Any, texts: Sequence[Tokens], *, pad_id: int) 
         return torch.log_softmax(logits_NV.float(), dim=-1)
 
 
-def _check_lengths(model: Any, pairs: Sequence[tuple[Tokens, Tokens]]) -> None:
+def check_lengths(model: Any, pairs: Sequence[tuple[Tokens, Tokens]]) -> None:
+    """Raise DataError for an empty prompt or completion, or for more tokens than the model reads."""
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     for index, (prompt, completion) in enumerate(pairs):
         if not prompt or not completion:

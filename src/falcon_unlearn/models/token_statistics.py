@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from falcon_unlearn.errors import DataError, NumericalError
-from falcon_unlearn.models.scoring import CompletionScore, Tokens
+from falcon_unlearn.errors import NumericalError
+from falcon_unlearn.models.scoring import CompletionScore, Tokens, check_lengths
 from falcon_unlearn.models.text import length_buckets, pad_batch
 
 # As in `scoring`: logits held at a time, and rows of them in float32 at a time.
@@ -52,13 +52,7 @@ def completion_statistics(
         NumericalError: a number is not finite.
     """
     config = model.config.get_text_config()
-    limit = getattr(config, "max_position_embeddings", None) or 2**31
-    for index, (prompt, completion) in enumerate(pairs):
-        if not prompt or not completion or len(prompt) + len(completion) - 1 > limit:
-            raise DataError(
-                f"text {index} has {len(prompt)} prompt and {len(completion)} completion tokens; each needs "
-                f"at least one, and the model reads at most {limit} together"
-            )
+    check_lengths(model, pairs)
     room = min(batch_tokens, max(1, _LOGIT_BUDGET // int(config.vocab_size)))
     results: dict[int, TokenStatistics] = {}
     with torch.inference_mode():

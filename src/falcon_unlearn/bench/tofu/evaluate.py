@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -30,6 +29,7 @@ from falcon_unlearn.bench.tofu.statistics import answer_losses, answer_statistic
 from falcon_unlearn.bench.tofu.summary import tofu_metrics
 from falcon_unlearn.errors import DataError
 from falcon_unlearn.evaluation.subject import Subject
+from falcon_unlearn.evaluation.suite import evaluation_mode
 from falcon_unlearn.events import EventSink, Progress, ignore_events
 from falcon_unlearn.metrics.membership import reference_score
 from falcon_unlearn.metrics.open_unlearning_log import EvaluationLog
@@ -112,7 +112,7 @@ def evaluate_tofu(
         setting = replace(setting, retain_rows=retain_rows)
     subject = Subject(loaded.model, loaded.tokenizer, batch_tokens)
     questions = _encode(subject, data, setting, chat_template=chat_template)
-    with _evaluation_mode(loaded.model), contiguous_head_input(loaded.model):
+    with evaluation_mode(loaded.model), contiguous_head_input(loaded.model):
         entries = _measure(
             subject, questions, setting, generate=generate, gradient_norm=gradient_norm, sink=sink
         )
@@ -239,14 +239,3 @@ def _add_aggregates(entries: Entries, metrics_by_name: dict[str, float | None]) 
     """Add the aggregates without samples; null where they cannot be computed, never against a default."""
     for name in ("forget_quality", "model_utility", "privleak"):
         entries[name] = {"agg_value": metrics_by_name[name]}
-
-
-@contextmanager
-def _evaluation_mode(model: Any) -> Iterator[None]:
-    was_training = bool(model.training)
-    model.eval()
-    try:
-        yield
-    finally:
-        if was_training:
-            model.train()
