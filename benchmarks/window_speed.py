@@ -45,7 +45,7 @@ def peaks() -> dict[str, float]:
     """Measure the matrix-product peak of this machine in GFLOP/s, best of several sizes."""
     import torch
 
-    from falcon_unlearn.training.precision import matrix_product_speed
+    from falcon_unlearn.models.precision import matrix_product_speed
 
     device = torch.device("cpu")
     return {

@@ -192,6 +192,8 @@ class EvaluationResult(Record):
     skipped: list[str] = Field(default_factory=list)
     """Metrics that were not computed, each with the reason."""
     seconds: float
+    compute_dtype: str = ""
+    """Dtype of the arithmetic; empty in records of versions that did not say."""
 
 
 class EnvironmentResult(Record):

@@ -17,6 +17,7 @@ from falcon_unlearn.bench.tofu.settings import TofuSetting, official_setting, to
 from falcon_unlearn.bench.wmdp.evaluate import TASKS, WmdpOptions, WmdpSources, evaluate_wmdp
 from falcon_unlearn.config.model import ModelSettings
 from falcon_unlearn.errors import UsageError
+from falcon_unlearn.evaluation.suite import evaluation_mode
 from falcon_unlearn.events import EventSink
 from falcon_unlearn.metrics.open_unlearning_log import read_log
 from falcon_unlearn.models.access import load_model, pick_device
@@ -87,7 +88,8 @@ def score_muse(
     if tier not in (None, "full"):
         data = small_muse(data, str(tier))
     loaded = load_model(ModelSettings(name=model), pick_device("auto"))
-    result, log = evaluate_muse(loaded, data, reference=reference, sink=sink, **kwargs)
+    with evaluation_mode(loaded.model):
+        result, log = evaluate_muse(loaded, data, reference=reference, sink=sink, **kwargs)
     write_json_atomic(log_path(output), dict(getattr(log, "entries", log)))
     write_json_atomic(output, result)
     return result
@@ -114,15 +116,16 @@ def score_wmdp(
         home = Path(folder).expanduser()
         sources = WmdpSources(wmdp=home / "wmdp", mmlu=home / "mmlu", wikitext=home / "wikitext2")
     loaded = load_model(ModelSettings(name=model), pick_device("auto"))
-    result = evaluate_wmdp(
-        loaded,
-        tasks=tasks or TASKS,
-        sources=sources,
-        options=WmdpOptions(limit=limit),
-        backend=backend,
-        sink=sink,
-        **kwargs,
-    )
+    with evaluation_mode(loaded.model):
+        result = evaluate_wmdp(
+            loaded,
+            tasks=tasks or TASKS,
+            sources=sources,
+            options=WmdpOptions(limit=limit),
+            backend=backend,
+            sink=sink,
+            **kwargs,
+        )
     write_json_atomic(output, result)
     return result
 

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from falcon_unlearn.config.evaluation import EvaluationSettings
 from falcon_unlearn.evaluation.answers import has_answer
 from falcon_unlearn.evaluation.divergence import OriginalWeights
@@ -26,6 +28,7 @@ from falcon_unlearn.evaluation.measures import (
 from falcon_unlearn.evaluation.sets import EvaluationSet, TextItem, load_sets
 from falcon_unlearn.evaluation.subject import Subject
 from falcon_unlearn.events import EventSink, Progress, ignore_events
+from falcon_unlearn.models.arithmetic import fast_arithmetic
 from falcon_unlearn.models.head import contiguous_head_input
 from falcon_unlearn.results import EvaluationResult, SetResult
 
@@ -86,7 +89,7 @@ def evaluate(
     else:
         skipped.append("held-out texts: evaluation.held_out is false")
     results = []
-    with evaluation_mode(model), contiguous_head_input(model):
+    with evaluation_mode(model) as dtype, contiguous_head_input(model):
         for done, job in enumerate(jobs):
             sink(Progress(stage="evaluate", done=done, total=len(jobs), message=job.message))
             results.append(job.run())
@@ -97,6 +100,7 @@ def evaluate(
         sets=results,
         skipped=skipped,
         seconds=time.perf_counter() - started,
+        compute_dtype=str(dtype).removeprefix("torch."),
     )
 
 
@@ -146,12 +150,13 @@ def _plan_texts(context: Context, texts: Texts, kind: Kind, jobs: list[_Job], sk
 
 
 @contextmanager
-def evaluation_mode(model: Any) -> Iterator[None]:
-    """Switch dropout and the like off while the context is open."""
+def evaluation_mode(model: Any) -> Iterator[torch.dtype]:
+    """Switch dropout off, and compute in the dtype that is fast here, while the context is open."""
     was_training = bool(model.training)
     model.eval()
     try:
-        yield
+        with fast_arithmetic(model) as dtype:
+            yield dtype
     finally:
         if was_training:
             model.train()

@@ -16,12 +16,12 @@ from falcon_unlearn.models.architectures import (
     find_structure,
     resolve_trained_parameters,
 )
+from falcon_unlearn.models.precision import matrix_product_speed, resolve_compute_dtype
 from falcon_unlearn.pipeline.selecting import candidate_range
 from falcon_unlearn.pipeline.workspace import check_layer, prepare_data
 from falcon_unlearn.results import PlanResult
 from falcon_unlearn.training.cost import cache_flops, train_flops
 from falcon_unlearn.training.outputs.trainables import trained_names
-from falcon_unlearn.training.precision import matrix_product_speed, resolve_compute_dtype
 from falcon_unlearn.training.session import count_parameters
 
 LIBRARY_BYTES = 500 * 2**20

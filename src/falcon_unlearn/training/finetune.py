@@ -21,11 +21,11 @@ from torch.nn.functional import cross_entropy
 
 from falcon_unlearn.events import EventSink, TrainingStepped
 from falcon_unlearn.examples import EncodedExample
-from falcon_unlearn.models.engine import BlockEngine, blocks_in_dtype
+from falcon_unlearn.models.engine import BlockEngine, parameters_in_dtype
 from falcon_unlearn.models.packing import head_logits, pack_examples, supervised_states
+from falcon_unlearn.models.precision import resolve_compute_dtype
 from falcon_unlearn.training.guards import check_finite_loss
 from falcon_unlearn.training.masters import Masters
-from falcon_unlearn.training.precision import resolve_compute_dtype
 
 POOL = 8
 """Batches whose examples are sorted by length together: little padding, and batches stay random."""
@@ -88,7 +88,7 @@ def finetune(
     losses: list[float] = []
     finished = False
     try:
-        with blocks_in_dtype(engine, 0, engine.structure.num_blocks - 1, dtype), masters.trainable():
+        with parameters_in_dtype(list(engine.model.parameters()), dtype), masters.trainable():
             masters.push()
             for epoch in range(first, settings.epochs):
                 losses.append(run.epoch(epoch, examples, sink))

@@ -20,6 +20,7 @@ from falcon_unlearn.errors import UsageError
 from falcon_unlearn.events import EventSink, Progress, StageFinished, StageStarted
 from falcon_unlearn.models.architectures import resolve_trained_parameters
 from falcon_unlearn.models.engine import BlockEngine, blocks_in_dtype
+from falcon_unlearn.models.precision import resolve_compute_dtype
 from falcon_unlearn.objectives.base import RepresentationObjective
 from falcon_unlearn.objectives.circuit_breakers import CircuitBreakerObjective
 from falcon_unlearn.objectives.falcon import FalconObjective, fit_domain_directions, fit_retain_statistics
@@ -28,7 +29,6 @@ from falcon_unlearn.results import TrainingResult
 from falcon_unlearn.training.cost import cache_flops, train_flops
 from falcon_unlearn.training.loop import CachedCorpus, TrainingOutcome, UnlearningLoop
 from falcon_unlearn.training.masters import Masters
-from falcon_unlearn.training.precision import resolve_compute_dtype
 
 
 @dataclass(frozen=True)

@@ -56,3 +56,12 @@ def test_embeddings_and_head_are_trained_on_demand(family):
     names = trainable_names(engine, embeddings=True)
     assert set(names) == {name for name, _ in engine.model.named_parameters()}
     assert set(trainable_names(engine, embeddings=False)) < set(names)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_bfloat16_model_trains_in_float32_and_ends_in_bfloat16(family):
+    engine = tiny_engine(family)
+    engine.model.to(torch.bfloat16)
+    result = finetune(engine, EXAMPLES, SETTINGS, ignore_events)
+    assert result.losses[-1] < result.losses[0]
+    assert {p.dtype for p in engine.model.parameters()} == {torch.bfloat16}

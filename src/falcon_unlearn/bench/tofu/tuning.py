@@ -19,6 +19,7 @@ from falcon_unlearn.bench.tofu.settings import TofuSetting
 from falcon_unlearn.bench.tofu.training import method_recipe, unlearn_rows
 from falcon_unlearn.config.model import ModelSettings
 from falcon_unlearn.errors import NumericalError, UsageError
+from falcon_unlearn.evaluation.suite import evaluation_mode
 from falcon_unlearn.events import EventSink, Notice
 from falcon_unlearn.metrics.model_utility import harmonic_mean
 from falcon_unlearn.models.access import LoadedModel, load_model, pick_device
@@ -165,5 +166,6 @@ def _probabilities(loaded: LoadedModel, authors: TuningAuthors) -> _Probabilitie
 
 def _mean_probability(loaded: LoadedModel, encoder: TextEncoder, rows: Sequence[TofuRow]) -> float:
     pairs = [(question.prompt, question.answer) for question in encode_rows(encoder, rows, "tuning")]
-    scores = completion_log_probabilities(loaded.model, pairs, pad_id=0, batch_tokens=2048)
+    with evaluation_mode(loaded.model):
+        scores = completion_log_probabilities(loaded.model, pairs, pad_id=0, batch_tokens=2048)
     return sum(exp(score.mean_log_probability) for score in scores) / len(scores)

@@ -19,6 +19,7 @@ from falcon_unlearn.events import EventSink, Notice, Progress, StageFinished, St
 from falcon_unlearn.examples import EncodedExample
 from falcon_unlearn.models.adapters import LORA_WARNING, lora_adapters
 from falcon_unlearn.models.engine import BlockEngine, parameters_in_dtype
+from falcon_unlearn.models.precision import resolve_compute_dtype
 from falcon_unlearn.objectives.outputs.build import build_output_objective
 from falcon_unlearn.results import TrainingResult
 from falcon_unlearn.training.masters import Masters
@@ -27,7 +28,6 @@ from falcon_unlearn.training.outputs.corpora import OutputCorpus
 from falcon_unlearn.training.outputs.loop import OutputLoop
 from falcon_unlearn.training.outputs.reference import FrozenHead, freeze_outputs
 from falcon_unlearn.training.outputs.trainables import AdapterValues, Trainables, trained_names
-from falcon_unlearn.training.precision import resolve_compute_dtype
 from falcon_unlearn.training.session import (
     Session,
     count_parameters,

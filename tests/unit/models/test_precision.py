@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from falcon_unlearn.training import precision
-from falcon_unlearn.training.precision import matrix_product_speed, resolve_compute_dtype
+from falcon_unlearn.models import precision
+from falcon_unlearn.models.precision import matrix_product_speed, resolve_compute_dtype
 
 CPU = torch.device("cpu")
 
