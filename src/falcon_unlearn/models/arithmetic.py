@@ -48,5 +48,6 @@ def _measured(device: str) -> torch.dtype:
 
 
 def _fits(model: Any) -> bool:
-    needed = 4 * sum(parameter.numel() for parameter in model.parameters())
-    return needed < MEMORY_SHARE * int(psutil.virtual_memory().available)
+    needed: int = 4 * sum(parameter.numel() for parameter in model.parameters())
+    available: int = psutil.virtual_memory().available
+    return needed < MEMORY_SHARE * available
