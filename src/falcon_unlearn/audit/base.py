@@ -41,7 +41,13 @@ class Cost:
 
 
 class PromptTransform:
-    """Change what the model is asked; this one changes nothing."""
+    """Change what the model is asked; this one changes nothing.
+
+    Scoring puts white space between the parts where they have none.
+    """
+
+    chat_template: bool | None = None
+    """Ask through the chat template, or without it; None: as the audit asks otherwise."""
 
     def question(self, fact: Fact, asked: str) -> str:
         """Return the question to ask instead of `asked`, which is the fact's question or letter question."""
@@ -67,6 +73,8 @@ class ExtraDecoder:
     """Replaces the log-probabilities of options and letters."""
     samples: Sampler | None = None
     """Replaces the one greedy answer by several; scoring turns them into leak rates."""
+    leak_at: int | None = None
+    """k of the leak rate that counts as accuracy; None: the largest of 1, 8, 64 that the samples allow."""
 
 
 @dataclass(frozen=True)

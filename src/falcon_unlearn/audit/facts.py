@@ -27,8 +27,11 @@ class Fact:
     """Question shown above lettered options; empty: `question`."""
     paraphrases: tuple[str, ...] = ()
     """Other wordings of `question`."""
+    is_question: bool = False
+    """Ask `Question: ... Answer:` (or through the chat template); else the options continue the bare text."""
     accept: tuple[re.Pattern[str], ...] = ()
-    """Patterns of which one must occur in a free answer."""
+    """Patterns of which one must occur in a free answer. Empty: the answer is long and its words are
+    compared (`scoring.py`)."""
     reject: tuple[re.Pattern[str], ...] = ()
     """Patterns of which none may occur before it: those of the distractors."""
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from falcon_unlearn.evaluation.sets import ChoiceItem
 from falcon_unlearn.evaluation.subject import Subject
+from falcon_unlearn.models.scoring import CompletionScore
 
 
 @dataclass(frozen=True)
@@ -27,14 +28,15 @@ def text_accuracies(subject: Subject, items: Sequence[ChoiceItem]) -> list[float
     Returns:
         1 or 0 for each item; tied best options share the credit.
     """
-    pairs: list[tuple[list[int], list[int]]] = []
-    for item in items:
-        prompt, completions = subject.encode_completions(
-            item.question, [f" {option}" for option in item.options]
-        )
-        pairs.extend((prompt, completion) for completion in completions)
-    scores = iter(subject.score(pairs))
-    return [credit([next(scores).mean_log_probability for _ in item.options], item.answer) for item in items]
+    scored = completion_scores(
+        subject,
+        [item.question for item in items],
+        [[f" {option}" for option in item.options] for item in items],
+    )
+    return [
+        credit([score.mean_log_probability for score in scores], item.answer)
+        for item, scores in zip(items, scored, strict=True)
+    ]
 
 
 def letter_scores(subject: Subject, items: Sequence[ChoiceItem]) -> list[LetterScores]:
@@ -42,30 +44,63 @@ def letter_scores(subject: Subject, items: Sequence[ChoiceItem]) -> list[LetterS
 
     A letter that is several tokens long counts with the probability of all its tokens.
     """
-    pairs: list[tuple[list[int], list[int]]] = []
-    for item in items:
-        letters = [f" {letter}" for letter in string.ascii_uppercase[: len(item.options)]]
-        for shift in range(len(item.options)):
-            prompt, completions = subject.encode_completions(letter_prompt(item, shift), letters)
-            pairs.extend((prompt, completion) for completion in completions)
-    scores = iter(subject.score(pairs))
+    asked = [(item, shift) for item in items for shift in range(len(item.options))]
+    scored = iter(
+        completion_scores(
+            subject,
+            [letter_prompt(item, shift) for item, shift in asked],
+            [[f" {letter}" for letter in letters(len(item.options))] for item, _ in asked],
+        )
+    )
     results = []
     for item in items:
         num_options = len(item.options)
-        credits, masses = [], []
-        for shift in range(num_options):
-            values = [next(scores).sum_log_probability for _ in item.options]
-            credits.append(credit(values, (item.answer - shift) % num_options))
-            masses.append(math.fsum(math.exp(value) for value in values))
+        orders = [[score.sum_log_probability for score in next(scored)] for _ in item.options]
+        credits = [credit(v, (item.answer - shift) % num_options) for shift, v in enumerate(orders)]
+        masses = [math.fsum(math.exp(value) for value in values) for values in orders]
         results.append(LetterScores(math.fsum(credits) / num_options, math.fsum(masses) / num_options))
     return results
 
 
+def encode_choices(
+    subject: Subject, prompts: Sequence[str], completions: Sequence[Sequence[str]]
+) -> list[tuple[list[int], list[list[int]]]]:
+    """Tokenise each prompt with its completions (`Subject.encode_completions`)."""
+    return [subject.encode_completions(*pair) for pair in zip(prompts, completions, strict=True)]
+
+
+def completion_scores(
+    subject: Subject, prompts: Sequence[str], completions: Sequence[Sequence[str]]
+) -> list[list[CompletionScore]]:
+    """Score each prompt's completions; one list per prompt, in the order given."""
+    return token_completion_scores(subject, encode_choices(subject, prompts, completions))
+
+
+def token_completion_scores(
+    subject: Subject, choices: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]]
+) -> list[list[CompletionScore]]:
+    """Score completions of tokenised prompts; one list per prompt, in the order given."""
+    scores = iter(
+        subject.score([(prompt, completion) for prompt, several in choices for completion in several])
+    )
+    return [[next(scores) for _ in several] for _, several in choices]
+
+
+def letters(num_options: int) -> str:
+    """Return the letters that name so many options."""
+    return string.ascii_uppercase[:num_options]
+
+
 def letter_prompt(item: ChoiceItem, shift: int) -> str:
     """Write the question with its options moved up by `shift` places, first ones to the end."""
-    order = item.options[shift:] + item.options[:shift]
-    lines = [f"{letter}. {option}" for letter, option in zip(string.ascii_uppercase, order, strict=False)]
-    return "\n".join([f"Question: {item.letter_question}", *lines, "Answer:"])
+    return f"{lettered_question(item.letter_question, item.options, shift)}\nAnswer:"
+
+
+def lettered_question(question: str, options: Sequence[str], shift: int) -> str:
+    """Write a question above its lettered options, moved up by `shift` places, without the answer cue."""
+    order = [*options[shift:], *options[:shift]]
+    lines = [f"{letter}. {option}" for letter, option in zip(letters(len(order)), order, strict=True)]
+    return "\n".join([f"Question: {question}", *lines])
 
 
 def credit(values: Sequence[float], answer: int) -> float:

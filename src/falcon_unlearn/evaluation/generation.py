@@ -61,9 +61,12 @@ def judged_text(completion: str, *, first_line: bool = True) -> str:
 
 def is_correct(item: GenerationItem, completion: str, *, first_line: bool = True) -> bool:
     """Tell whether an accepted pattern occurs before any rejected one."""
-    text = judged_text(completion, first_line=first_line)
-    accepted = _first_match(item.accept, text)
-    rejected = _first_match(item.reject, text)
+    return is_accepted(item.accept, item.reject, judged_text(completion, first_line=first_line))
+
+
+def is_accepted(accept: Sequence[re.Pattern[str]], reject: Sequence[re.Pattern[str]], text: str) -> bool:
+    """Tell whether one of `accept` occurs in `text` before any of `reject`."""
+    accepted, rejected = _first_match(accept, text), _first_match(reject, text)
     return accepted is not None and (rejected is None or accepted < rejected)
 
 

@@ -129,6 +129,16 @@ def file_rows(settings: EvaluationSetSettings) -> list[Row]:
     return parse_json_rows(decode_text(path.read_bytes(), path.name), path.name)
 
 
+def choice_item(row: dict[str, Any], number: int, where: str) -> ChoiceItem:
+    """Check one row of a choice set, the `number`-th, found at `where`.
+
+    Raises:
+        DataError: The row is not a valid item.
+    """
+    _check_keys(row, "choice", where)
+    return _choice(row, _identity(row, number, where), where)
+
+
 def _check_keys(row: dict[str, Any], kind: str, where: str) -> None:
     allowed = _KEYS[kind]
     for key in row.keys() - allowed:
@@ -198,17 +208,22 @@ def _answer_index(answer: Any, options: tuple[str, ...], where: str) -> int:
 
 def _generation(row: dict[str, Any], identity: dict[str, str], where: str) -> GenerationItem:
     answer = _text(row, "answer", where).strip()
-    accept = _patterns(row, "accept", where) or (answer_pattern(answer),)
+    accept = row_patterns(row, "accept", where) or (answer_pattern(answer),)
     return GenerationItem(
         prompt=_text(row, "prompt", where).rstrip(" "),
         answer=answer,
         accept=accept,
-        reject=_patterns(row, "reject", where),
+        reject=row_patterns(row, "reject", where),
         **identity,
     )
 
 
-def _patterns(row: dict[str, Any], name: str, where: str) -> tuple[re.Pattern[str], ...]:
+def row_patterns(row: dict[str, Any], name: str, where: str) -> tuple[re.Pattern[str], ...]:
+    """Return the patterns in column `name` of a row found at `where`; none if the column is missing.
+
+    Raises:
+        DataError: The column holds something else, or a pattern that could take very long.
+    """
     value = row.get(name, [])
     sources = [value] if isinstance(value, str) else value
     if not isinstance(sources, list) or not all(isinstance(source, str) for source in sources):

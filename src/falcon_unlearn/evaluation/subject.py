@@ -39,8 +39,13 @@ class Subject:
         return int(getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or 2**31)
 
     def encode(self, text: str) -> list[int]:
-        """Tokenise `text` as the model expects it, without an end token that the text does not hold."""
+        """Tokenise `text` as the model expects it, without an end token that the text does not hold.
+
+        A start token that a chat template has written already is not doubled.
+        """
         ids: list[int] = list(self.tokenizer(text)["input_ids"])
+        if len(ids) > 1 and ids[0] == ids[1] == self.tokenizer.bos_token_id:
+            ids = ids[1:]
         plain = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         while len(ids) > 1 and ids[-1] in self.end_ids and list(plain[-1:]) != ids[-1:]:
             ids.pop()

@@ -100,19 +100,7 @@ class TextEncoder:
         return self._finish(text, ids, [False] * (len(ids) - len(mask)) + mask)
 
     def _render(self, messages: Sequence[Message], *, prompt: bool = False) -> str:
-        turns = [{"role": message.role, "content": message.content} for message in messages]
-        try:
-            return str(
-                self.tokenizer.apply_chat_template(
-                    turns, tokenize=False, add_generation_prompt=prompt, date_string=_TEMPLATE_DATE
-                )
-            )
-        except (TemplateError, TypeError, ValueError) as error:
-            roles = ", ".join(message.role for message in messages)
-            raise DataError(
-                f"the tokenizer's chat template refuses the roles {roles}: {error}",
-                hint="use roles that the model knows, or set data.chat_template to false",
-            ) from error
+        return render_chat(self.tokenizer, messages, prompt=prompt)
 
     def _skeleton(self, messages: tuple[Message, ...]) -> list[str] | None:
         """Return the template's text around the contents, or None if it does not keep them in order."""
@@ -179,6 +167,32 @@ class TextEncoder:
             return range(maximum)
         start = wanted_end - (maximum - num_prefix)
         return [*range(num_prefix), *range(start, wanted_end)]
+
+
+def render_chat(tokenizer: Any, messages: Sequence[Message], *, prompt: bool) -> str:
+    """Word a conversation as the tokenizer's chat template has it, independent of the day.
+
+    Args:
+        tokenizer: A transformers tokenizer with a chat template.
+        messages: The turns.
+        prompt: End in the template's opening of an answer.
+
+    Raises:
+        DataError: The template refuses the conversation.
+    """
+    turns = [{"role": message.role, "content": message.content} for message in messages]
+    try:
+        return str(
+            tokenizer.apply_chat_template(
+                turns, tokenize=False, add_generation_prompt=prompt, date_string=_TEMPLATE_DATE
+            )
+        )
+    except (TemplateError, TypeError, ValueError) as error:
+        roles = ", ".join(message.role for message in messages)
+        raise DataError(
+            f"the tokenizer's chat template refuses the roles {roles}: {error}",
+            hint="use roles that the model knows, or set data.chat_template to false",
+        ) from error
 
 
 def _common_length(first: Sequence[int], second: Sequence[int]) -> int:
