@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,36 @@ from falcon_unlearn.config.model import ModelSettings
 from falcon_unlearn.config.paths import is_local, public_name
 from falcon_unlearn.errors import ModelError, PrerequisiteError, UsageError
 from falcon_unlearn.models.architectures import ModelStructure, find_structure
+from falcon_unlearn.models.safety.config_bounds import read_config
+from falcon_unlearn.models.safety.files import FileMarks, mark_files, refuse_changed
+from falcon_unlearn.models.safety.folder import check_folder, check_small_files, refuse_adapter
+from falcon_unlearn.models.safety.gguf_header import read_gguf_header
+from falcon_unlearn.models.safety.sizes import (
+    check_size,
+    check_tensors,
+    check_vocabulary,
+    refuse_leftovers,
+    refuse_missing,
+)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_UNREADABLE = (ValueError, OSError, KeyError, RuntimeError, SafetensorError, StrictDataclassError)
-"""What the libraries raise for files that are damaged or of another kind."""
+_UNREADABLE = (
+    ValueError,
+    OSError,
+    LookupError,
+    RuntimeError,  # RecursionError is one
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    TypeError,
+    MemoryError,
+    SafetensorError,
+    StrictDataclassError,
+)
+"""What the libraries raise for files that are damaged, hostile or of another kind."""
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_MODEL_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "LICENSE*", "README.md")
 
 
 @dataclass(frozen=True)
@@ -35,6 +61,8 @@ class LoadedModel:
     folder: Path | None
     """Local folder with the safetensors files, None for GGUF files and in-memory models."""
     dtype: torch.dtype
+    marks: FileMarks = field(default_factory=dict)
+    """Size and time of change of the weight files that were read; see `refuse_changed`."""
 
 
 def pick_device(name: str) -> torch.device:
@@ -89,6 +117,7 @@ def _refuse_missing_path(name: str) -> None:
 
 
 def _checked_folder(folder: Path) -> Path:
+    refuse_adapter(folder)
     if not (folder / "config.json").is_file():
         raise UsageError(
             f"model: the folder {folder.name!r} has no config.json",
@@ -109,24 +138,19 @@ def _checked_folder(folder: Path) -> Path:
     return folder
 
 
-def _download(settings: ModelSettings) -> Path:
+def _download(settings: ModelSettings, files: tuple[str, ...] = _MODEL_FILES) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    if settings.trust_remote_code:
+        if not _COMMIT.fullmatch(settings.revision or ""):
+            raise UsageError(
+                f"model.revision: got {settings.revision!r}; code of a hub model needs a pinned commit",
+                hint="Set model.revision to the 40-digit commit whose code you have read.",
+            )
+        files = (*files, "*.py")
     try:
-        folder = snapshot_download(
-            settings.name,
-            revision=settings.revision,
-            allow_patterns=[
-                "*.json",
-                "*.safetensors",
-                "*.jinja",
-                "*.model",
-                "*.txt",
-                "LICENSE*",
-                "README.md",
-            ],
-        )
+        folder = snapshot_download(settings.name, revision=settings.revision, allow_patterns=list(files))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise PrerequisiteError(
             f"model: {settings.name!r} is no local path and could not be fetched from the hub "
@@ -147,11 +171,12 @@ def load_model(settings: ModelSettings, device: torch.device) -> LoadedModel:
         UsageError, ModelError, PrerequisiteError: See `resolve_folder`; also for weights that are not finite.
     """
     folder = resolve_folder(settings)
-    model, tokenizer = _load_gguf(settings) if folder is None else _load_folder(folder, settings)
+    model, tokenizer, marks = _load_gguf(settings) if folder is None else _load_folder(folder, settings)
     model.to(device)
     model.eval().requires_grad_(False)
     _check_finite(model)
-    return wrap_model(model, tokenizer, settings.name, folder)
+    check_vocabulary(tokenizer, model.get_input_embeddings().weight.shape[0])
+    return replace(wrap_model(model, tokenizer, settings.name, folder), marks=marks)
 
 
 def wrap_model(model: Any, tokenizer: Any, name: str, folder: Path | None) -> LoadedModel:
@@ -165,16 +190,27 @@ def load_tokenizer(settings: ModelSettings) -> Any:
     Raises:
         UsageError, ModelError, PrerequisiteError: As `load_model`.
     """
+    folder = resolve_folder(settings)
+    if folder is None:
+        path = Path(settings.name).expanduser()
+        read_gguf_header(path)
+        return _tokenizer(path.parent, gguf_file=path.name)
+    check_small_files(folder, allow_code=settings.trust_remote_code)
+    return _tokenizer(folder, trust_remote_code=settings.trust_remote_code)
+
+
+def _tokenizer(folder: Path, **options: Any) -> Any:
     from transformers import AutoTokenizer
 
-    folder = resolve_folder(settings)
     try:
-        if folder is None:
-            path = Path(settings.name).expanduser()
-            return AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=settings.trust_remote_code)
-    except _UNREADABLE as error:
-        raise ModelError(f"model: the tokenizer could not be loaded: {_first_line(error)}") from error
+        return AutoTokenizer.from_pretrained(folder, **options)
+    except Exception as error:  # the tokenizers library raises plain Exception for files it cannot read
+        if type(error) is not Exception and not isinstance(error, _UNREADABLE):
+            raise
+        raise ModelError(
+            f"model: the tokenizer could not be loaded: {_first_line(error)}",
+            hint="The folder needs the tokenizer files of a causal language model.",
+        ) from error
 
 
 def build_without_weights(settings: ModelSettings) -> Any:
@@ -192,7 +228,7 @@ def build_without_weights(settings: ModelSettings) -> Any:
             return AutoModelForCausalLM.from_config(
                 config, dtype=dtype, trust_remote_code=settings.trust_remote_code
             )
-    except (*_UNREADABLE, AttributeError) as error:
+    except _UNREADABLE as error:
         raise ModelError(
             f"model: {public_name(settings.name)!r} is no causal language model: {_first_line(error)}",
             hint="Give a decoder-only causal language model.",
@@ -203,67 +239,62 @@ def _load_config(settings: ModelSettings) -> Any:
     from transformers import AutoConfig
 
     path = Path(settings.name).expanduser()
-    trust = settings.trust_remote_code
-    is_present = path.exists()
-    if is_present:
-        folder = resolve_folder(settings)
-    else:
+    if not path.exists():
         _refuse_missing_path(settings.name)
+        folder: Path | None = _download(settings, ("config.json",))
+    else:
+        folder = resolve_folder(settings)
     try:
-        if not is_present:
-            return AutoConfig.from_pretrained(
-                settings.name, revision=settings.revision, trust_remote_code=trust
-            )
         if folder is None:
+            read_gguf_header(path)
             return AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+        trust = settings.trust_remote_code
+        read_config(folder, allow_code=trust, num_tensors=None)
         return AutoConfig.from_pretrained(folder, trust_remote_code=trust)
     except _UNREADABLE as error:
-        if is_present:
-            raise ModelError(
-                f"model: the config of {path.name!r} could not be read: {_first_line(error)}",
-                hint="It must be that of a causal language model.",
-            ) from error
-        raise PrerequisiteError(
-            f"model: no config for {settings.name!r}: {_first_line(error)}",
-            hint="Check the name, the network and HF_TOKEN (gated models), or give a local folder.",
+        raise ModelError(
+            f"model: the config of {path.name!r} could not be read: {_first_line(error)}",
+            hint="It must be that of a causal language model.",
         ) from error
 
 
-def _load_folder(folder: Path, settings: ModelSettings) -> tuple[Any, Any]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+def _load_folder(folder: Path, settings: ModelSettings) -> tuple[Any, Any, FileMarks]:
+    from transformers import AutoModelForCausalLM
 
-    dtype = "auto" if settings.dtype == "auto" else DTYPES[settings.dtype]
+    trust = settings.trust_remote_code
+    inventory = check_folder(folder, allow_code=trust)
+    bare = build_without_weights(settings.model_copy(update={"name": str(folder)}))
+    check_tensors(bare, inventory, folder.name)
+    tokenizer = _tokenizer(folder, trust_remote_code=trust)
     try:
         model, loading = AutoModelForCausalLM.from_pretrained(
             folder,
-            dtype=dtype,
+            dtype="auto" if settings.dtype == "auto" else DTYPES[settings.dtype],
             use_safetensors=True,
-            trust_remote_code=settings.trust_remote_code,
+            trust_remote_code=trust,
             output_loading_info=True,
         )
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=settings.trust_remote_code)
     except _UNREADABLE as error:
         raise ModelError(
             f"model: the folder {folder.name!r} could not be loaded: {_first_line(error)}",
             hint="It must hold config.json, *.safetensors and tokenizer files of a causal language model.",
         ) from error
-    missing = sorted(loading["missing_keys"])
-    if missing:
-        raise ModelError(
-            f"model: the checkpoint in {folder.name!r} lacks {len(missing)} tensors, first {missing[0]!r}; "
-            "loading it would fill them with random numbers",
-            hint="Complete the folder, or give that of another causal language model.",
-        )
-    return model, tokenizer
+    refuse_missing(loading["missing_keys"], folder.name)
+    refuse_leftovers(loading["unexpected_keys"], folder.name)
+    refuse_changed(folder, inventory.marks)
+    return model, tokenizer, inventory.marks
 
 
-def _load_gguf(settings: ModelSettings) -> tuple[Any, Any]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+def _load_gguf(settings: ModelSettings) -> tuple[Any, Any, FileMarks]:
+    from transformers import AutoModelForCausalLM, GgufConfig
 
     path = Path(settings.name).expanduser()
     dtype = torch.bfloat16 if settings.dtype == "auto" else DTYPES[settings.dtype]
+    header = read_gguf_header(path)
+    marks = mark_files([path])
+    check_size(build_without_weights(settings), header.num_elements, path.name)
+    tokenizer = _tokenizer(path.parent, gguf_file=path.name)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
         model = AutoModelForCausalLM.from_pretrained(
             path.parent, gguf_file=path.name, quantization_config=GgufConfig(dequantize=True), dtype=dtype
         )
@@ -272,7 +303,8 @@ def _load_gguf(settings: ModelSettings) -> tuple[Any, Any]:
             f"model: the GGUF file {path.name!r} could not be loaded: {_first_line(error)}",
             hint="The architecture must be one that transformers can dequantise.",
         ) from error
-    return model, tokenizer
+    refuse_changed(path.parent, marks)
+    return model, tokenizer, marks
 
 
 def _check_finite(model: nn.Module) -> None:

@@ -14,10 +14,22 @@ from jinja2 import TemplateError
 
 from falcon_unlearn.errors import DataError
 from falcon_unlearn.examples import EncodedExample, Example, Message
+from falcon_unlearn.models.safety.templates import check_length, check_template
 
 # Templates of the Llama 3 family print today's date unless told one; a run must not depend on the day.
 _TEMPLATE_DATE = "26 Jul 2024"
 _MARK = "xfalconturn{}x"
+_UNRENDERABLE = (
+    TemplateError,
+    TypeError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+    MemoryError,
+)
+"""What a template can raise."""
 
 
 class TextEncoder:
@@ -51,6 +63,7 @@ class TextEncoder:
 
         Raises:
             DataError: if an answer yields no token, or the chat template cannot render the conversation.
+            ModelError: if the chat template is damaged or hostile.
         """
         if example.text is not None:
             ids = self._with_prefix(self._ids(example.text)) + self._suffix
@@ -178,21 +191,26 @@ def render_chat(tokenizer: Any, messages: Sequence[Message], *, prompt: bool) ->
         prompt: End in the template's opening of an answer.
 
     Raises:
-        DataError: The template refuses the conversation.
+        DataError: The template refuses the conversation, or loses a question.
+        ModelError: The template is damaged or hostile.
     """
+    check_template(tokenizer.chat_template)
     turns = [{"role": message.role, "content": message.content} for message in messages]
     try:
-        return str(
+        text = str(
             tokenizer.apply_chat_template(
                 turns, tokenize=False, add_generation_prompt=prompt, date_string=_TEMPLATE_DATE
             )
         )
-    except (TemplateError, TypeError, ValueError) as error:
+    except _UNRENDERABLE as error:
         roles = ", ".join(message.role for message in messages)
         raise DataError(
             f"the tokenizer's chat template refuses the roles {roles}: {error}",
             hint="use roles that the model knows, or set data.chat_template to false",
         ) from error
+    check_length(len(text), sum(len(message.content) for message in messages))
+    _refuse_dropped(text, messages)
+    return text
 
 
 def _common_length(first: Sequence[int], second: Sequence[int]) -> int:
@@ -217,6 +235,17 @@ def _content_spans(
         if "".join([*rebuilt, skeleton[-1]]) == text:
             return spans
     return None
+
+
+def _refuse_dropped(text: str, messages: Sequence[Message]) -> None:
+    """Refuse a rendering that lost a question: all answers would then follow the same prompt."""
+    shown = " ".join(text.casefold().split())
+    for number, message in enumerate(messages, start=1):
+        if message.role == "user" and " ".join(message.content.casefold().split()) not in shown:
+            raise DataError(
+                f"the tokenizer's chat template drops or changes message {number}, a question",
+                hint="set data.chat_template to false, or give a model with a working template",
+            )
 
 
 def _added_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:

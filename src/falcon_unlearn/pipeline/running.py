@@ -20,6 +20,7 @@ from falcon_unlearn.evaluation.sets import EvaluationSet, load_sets
 from falcon_unlearn.events import EventSink, ignore_events
 from falcon_unlearn.models.access import LoadedModel
 from falcon_unlearn.models.engine import tensors_replaced
+from falcon_unlearn.models.safety.files import refuse_changed
 from falcon_unlearn.pipeline.evaluating import evaluate_in
 from falcon_unlearn.pipeline.selecting import no_selection, select_in
 from falcon_unlearn.pipeline.workspace import Workspace, fill_workspace, open_workspace, seeded, timed_stage
@@ -280,11 +281,20 @@ def _write_manifest(
 
 
 def weight_hashes(loaded: LoadedModel) -> dict[str, str]:
-    """Return the sha256 of every weight file of the original model; empty for models that were in memory."""
-    if loaded.folder is not None:
-        return {path.name: sha256_file(path) for path in sorted(loaded.folder.glob("*.safetensors"))}
+    """Return the sha256 of every weight file of the original model; empty for models that were in memory.
+
+    Raises:
+        ModelError: A file was changed since it was loaded.
+    """
     path = Path(loaded.name).expanduser()
-    return {path.name: sha256_file(path)} if path.is_file() else {}
+    if loaded.folder is not None:
+        files = sorted(loaded.folder.glob("*.safetensors"))
+    else:
+        files = [path] if path.is_file() else []
+    hashes = {file.name: sha256_file(file) for file in files}
+    # Afterwards, so that a change during the hashing is seen too.
+    refuse_changed(loaded.folder or path.parent, loaded.marks)
+    return hashes
 
 
 def _base_card(folder: Path | None) -> str:

@@ -24,7 +24,9 @@ from falcon_unlearn.models.engine import BlockEngine
 from falcon_unlearn.models.sampling import sample_texts
 from falcon_unlearn.models.text import TextEncoder
 from falcon_unlearn.results import DataResult
+from falcon_unlearn.runs import public_name
 
+_REMOTE_CODE = "model.trust_remote_code is on: Python code that comes with {} runs with all your rights"
 LoadCorpus = Callable[[CorpusSettings], LoadedCorpus]
 
 
@@ -73,6 +75,8 @@ def open_workspace(recipe: Recipe, sink: EventSink, seconds: dict[str, float]) -
     Raises:
         FalconError: The model or the data cannot be used.
     """
+    if recipe.model.trust_remote_code:
+        sink(Notice(message=_REMOTE_CODE.format(public_name(recipe.model.name)), level="warning"))
     with timed_stage("prepare", f"loading {recipe.model.name}", sink, seconds):
         loaded = load_model(recipe.model, pick_device(recipe.runtime.device))
     return fill_workspace(loaded, recipe, sink, seconds)

@@ -172,7 +172,7 @@ def test_tied_weights_stored_once_are_complete(tmp_path):
 def test_a_truncated_file_is_refused(copy):
     weights = copy / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
-    with pytest.raises(ModelError, match="'copy' could not be loaded"):
+    with pytest.raises(ModelError, match=r"model\.safetensors: is truncated: 1000 bytes"):
         load(copy)
 
 
@@ -190,7 +190,7 @@ def test_a_truncated_file_is_refused(copy):
 )
 def test_a_damaged_config_is_a_model_error(copy, content, function):
     (copy / "config.json").write_text(content, encoding="utf-8")
-    with pytest.raises(ModelError, match="'copy'"):
+    with pytest.raises(ModelError, match=r"'copy'|config\.json"):
         function(ModelSettings(name=str(copy)))
 
 

@@ -32,7 +32,6 @@ NO_END = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% 
 UPPER_USER = CHATML.replace("m['content']", "(m['content'] | upper if m['role'] == 'user' else m['content'])")
 DROPPING = "{% for m in messages %}{{ '<|turn|>' + m['role'] }}{% endfor %}"
 REFUSING = "{{ raise_exception('only user and assistant') }}"
-ESCAPING = "{{ messages.__class__.__mro__[1].__subclasses__() }}"
 
 TEXTS = [
     "Where is the Eiffel Tower? Paris. Question: What is the capital of Japan?\nAnswer: Tokyo",
@@ -188,9 +187,8 @@ def test_an_answer_without_end_marker_gets_one():
 @pytest.mark.parametrize(
     ("template", "words"),
     [
-        (DROPPING, "changes or drops message 2"),
+        (DROPPING, "drops or changes message 1"),
         (REFUSING, "only user and assistant"),
-        (ESCAPING, "refuses the roles user, assistant"),
     ],
 )
 def test_unusable_templates(template, words):
