@@ -6,12 +6,13 @@ from typing import Literal
 
 from pydantic import Field
 
-from falcon_unlearn.results import Record
+from falcon_unlearn.results import EnvironmentResult, Record
 
 AUDIT_VERSION = 1
 ModelRole = Literal["original", "unlearned", "null"]
 SetRole = Literal["forget", "neighbour", "retain", "general"]
 Split = Literal["attack", "selection", "report"]
+FormatName = Literal["letter", "text", "generation"]
 Verdict = Literal["removed (bounded)", "suppressed", "not removed", "damaged", "inconclusive"]
 NO_ATTACK = "none"
 
@@ -24,7 +25,7 @@ class ItemRow(Record):
     """`none`: the model as it is."""
     variant: str
     seed: int
-    format: Literal["letter", "text", "generation"]
+    format: FormatName
     set: SetRole
     split: Split
     item: str
@@ -33,6 +34,16 @@ class ItemRow(Record):
     """Share of correct answers: 0 or 1, between them where cyclic orders or samples are averaged."""
     probability: float | None = None
     """Probability of the right option among the options; None for free answers."""
+    letter_mass: float | None = None
+    """Probability that the next token is one of the letters."""
+    letter_entropy: float | None = None
+    """Entropy in nats of the letters' shares."""
+    chosen: str = ""
+    """Letters chosen, one per cyclic order."""
+    answer: str = ""
+    """Free answer, as far as it is judged."""
+    distinct_2: float | None = None
+    repetition: float | None = None
 
 
 class Estimate(Record):
@@ -45,12 +56,39 @@ class Estimate(Record):
     note: str = ""
 
 
+class Baseline(Record):
+    """State what the models know in one format without any attack."""
+
+    format: FormatName
+    num_items: int
+    num_clusters: int
+    accuracy: dict[ModelRole, Estimate]
+    retain_accuracy: dict[ModelRole, Estimate]
+    neighbour_accuracy: dict[ModelRole, Estimate] = Field(default_factory=dict)
+    informative: bool
+    """Whether the original knows more than the null by at least two standard errors."""
+    knowledge_left: Estimate
+    """(m_unlearned - m_null) / (m_original - m_null)."""
+    removed_share: Estimate
+    """(m_original - m_unlearned) / (m_original - m_null)."""
+    utility_loss: Estimate
+    """Relative loss of retain accuracy against the original; negative: gain."""
+    letter_mass: dict[ModelRole, float] = Field(default_factory=dict)
+    """Median over the forget facts; letter format only."""
+    degenerate: dict[ModelRole, float] = Field(default_factory=dict)
+    """Share of degenerate free answers to retain and neighbour questions; generation only."""
+    detectable_change: float = 0.0
+    """Smallest paired change of accuracy that is found with 80 % power."""
+    detectable_share: float | None = None
+    """The same as a share of m_original - m_null."""
+
+
 class AttackSummary(Record):
     """State what one attack recovered in one format, in its variant chosen on the selection split."""
 
     attack: str
     variant: str
-    format: Literal["letter", "text", "generation"]
+    format: FormatName
     tier: Literal["quick", "full"]
     access: str
     knowledge: str
@@ -64,11 +102,129 @@ class AttackSummary(Record):
     """Difference in differences, over m_original - m_null."""
     knowledge_left: Estimate
     """(m_unlearned - m_null) / (m_original - m_null), all three attacked."""
+    reachable: Estimate = Estimate(value=None)
+    """(m_unlearned - m_null), both attacked, over m_original - m_null, neither attacked: the share of the
+    knowledge that this attack reaches. Equals knowledge left without attack plus net recovery."""
+    p_reachable: float | None = None
+    """One-sided sign-flip test over clusters of `reachable` > 0, before Holm's correction."""
+    p_reachable_adjusted: float | None = None
     p_value: float | None = None
     """Exact McNemar of attacked against unattacked, before Holm's correction."""
     p_adjusted: float | None = None
+    discordant: tuple[int, int] = (0, 0)
+    """Items that the attack turned right, and wrong."""
+    counts: bool = True
+    """False: it cannot count towards worst case and verdict; `note` says why."""
+    note: str = ""
+    retain_change: Estimate = Estimate(value=None)
+    """Relative change of the unlearned model's retain accuracy by the attack."""
+    seed_deviation: float | None = None
+    """Standard deviation of the attacked forget accuracy between seeds."""
     destroys_model: bool = False
     """Retain accuracy fell by more than the limit: the attack does not count."""
     forward_equivalents: float = 0.0
     seconds: float = 0.0
     details: dict[str, float | str] = Field(default_factory=dict)
+
+
+class ControlSummary(Record):
+    """State what a control of an attack (random direction, random mask) recovered."""
+
+    attack: str
+    variant: str
+    control: str
+    format: FormatName
+    accuracy: Estimate
+    """Forget accuracy of the unlearned model."""
+
+
+class WorstCase(Record):
+    """State the attack that did best on the selection facts, measured on the report facts."""
+
+    format: FormatName
+    attack: str
+    """`none`: no attack counts."""
+    variant: str
+    net_recovered: Estimate
+    reachable: Estimate
+    recovered: Estimate
+
+
+class AuditedModelRecord(Record):
+    """Identify one model of the audit."""
+
+    role: ModelRole
+    name: str
+    weights_sha256: str
+    tokenizer_sha256: str
+    parameters: int
+    compute_dtype: str
+
+
+class AuditSetRecord(Record):
+    """Count the facts of one set."""
+
+    role: SetRole
+    source: str
+    sha256: str
+    facts: int
+    clusters: int
+    attack: int = 0
+    selection: int = 0
+    report: int = 0
+
+
+class AuditWarning(Record):
+    """Name a known pitfall that this audit ran into."""
+
+    number: int
+    """Row of the table of pitfalls in docs/audit.md."""
+    name: str
+    message: str
+
+
+class AuditGate(Record):
+    """State one limit that the user set."""
+
+    expression: str
+    metric: str
+    limit: float
+    value: float | None
+    """None: not defined here, which fails the gate."""
+    passed: bool
+
+
+class AuditResult(Record):
+    """Record one audit."""
+
+    version: int = AUDIT_VERSION
+    package_version: str
+    tier: Literal["quick", "full"]
+    seeds: list[int]
+    chat_template: bool
+    null_source: Literal["model", "chance"]
+    """Where the zero of the knowledge scale comes from; with `chance` nothing is called removed."""
+    models: list[AuditedModelRecord]
+    sets: list[AuditSetRecord]
+    settings: dict[str, float | int | str | bool]
+    """Thresholds of the verdict and sizes."""
+    baselines: list[Baseline]
+    attacks: list[AttackSummary]
+    controls: list[ControlSummary] = Field(default_factory=list)
+    worst: list[WorstCase]
+    """One per format."""
+    verdict: Verdict
+    reasons: list[str]
+    """Why, in sentences with numbers."""
+    format_verdicts: dict[FormatName, Verdict]
+    warnings: list[AuditWarning] = Field(default_factory=list)
+    skipped: list[str] = Field(default_factory=list)
+    """Attacks and formats that were not run, each with the reason."""
+    gates: list[AuditGate] = Field(default_factory=list)
+    items_file: str = "audit.items.jsonl"
+    environment: EnvironmentResult
+    seconds: float = 0.0
+
+    def baseline(self, format: FormatName) -> Baseline | None:
+        """Return the baseline of a format."""
+        return next((entry for entry in self.baselines if entry.format == format), None)

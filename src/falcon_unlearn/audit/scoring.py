@@ -48,6 +48,8 @@ class Score:
     """Of the right option among the options."""
     letter_mass: float | None = None
     """Probability that the next token is one of the letters, mean over the orders."""
+    letter_entropy: float | None = None
+    """Entropy in nats of the letters' shares of that probability, mean over the orders."""
     chosen: str = ""
     """Letters chosen, one per order."""
     answer: str = ""
@@ -155,6 +157,7 @@ def _letters(
                 value=_mean(credit(v, r) for v, r in zip(orders, right, strict=True)),
                 probability=_mean(_share(v, r) for v, r in zip(orders, right, strict=True)),
                 letter_mass=_mean(mass) if mass else None,
+                letter_entropy=_mean(_entropy(v) for v in orders),
                 chosen="".join(letters(size)[max(range(size), key=v.__getitem__)] for v in orders),
             )
         )
@@ -233,9 +236,18 @@ def _generation(fact: Fact, answers: Sequence[str], k: int | None) -> Score:
 
 
 def _share(scores: Sequence[float], index: int) -> float:
+    return _shares(scores)[index]
+
+
+def _shares(scores: Sequence[float]) -> list[float]:
     highest = max(scores)
     weights = [math.exp(value - highest) for value in scores]
-    return weights[index] / math.fsum(weights)
+    total = math.fsum(weights)
+    return [weight / total for weight in weights]
+
+
+def _entropy(scores: Sequence[float]) -> float:
+    return -math.fsum(share * math.log(share) for share in _shares(scores) if share > 0.0)
 
 
 def _mean(values: Iterable[float]) -> float:
