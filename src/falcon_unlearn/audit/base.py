@@ -93,6 +93,8 @@ class Attacked:
     """Non-empty: this is a control of that variant (random direction, random mask), not an attack."""
     details: Mapping[str, float | str] = field(default_factory=dict)
     """Diagnostics for the report: changed tensors, bucket overlap, loss."""
+    disclosure: bool = False
+    """The original helps to answer: this shows what was removed, not what is left, and no verdict uses it."""
 
 
 @dataclass(frozen=True)
