@@ -65,6 +65,8 @@ class BenchResult(Record):
     seconds: dict[str, float] = Field(default_factory=dict)
     """train, evaluation ..."""
     peak_memory_bytes: int | None = None
+    memory: dict[str, int] = Field(default_factory=dict)
+    """Peak bytes of each stage of this row: `unlearning`, `evaluation`; `... on device` on an accelerator."""
     versions: dict[str, str] = Field(default_factory=dict)
     hardware: str = ""
 

@@ -53,7 +53,10 @@ def bench(
     seed: Annotated[
         tuple[int, ...], Parameter(metavar="N", help="TOFU: seed of the table; repeatable.")
     ] = (),
-    layer: Annotated[int | None, Parameter(metavar="N", help="TOFU: loss layer of the table.")] = None,
+    layer: Annotated[
+        int | None, Parameter(metavar="N", help="TOFU: loss layer of the table; tuned by default.")
+    ] = None,
+    trials: Annotated[int, Parameter(metavar="N", help="TOFU: settings that each method may try.")] = 3,
     aggregate: Annotated[
         Path | None, Parameter(metavar="LOG", help="Only recompute the aggregates of an evaluation log.")
     ] = None,
@@ -71,7 +74,9 @@ def bench(
         raise UsageError(f"--prepare and --method belong to tofu, got {benchmark}")
     with display.progress() as sink:
         if prepare or method:
-            rows = _table(model, data_dir, tier, split, output, method, seed, layer, retain_rows, sink)
+            rows = _table(
+                model, data_dir, tier, split, output, method, seed, layer, trials, retain_rows, sink
+            )
         else:
             place = output or Path(f"{benchmark}.bench.json")
             shared = {"role": _role(role), "label": label, "sink": sink}
@@ -148,6 +153,7 @@ def _table(
     methods: tuple[str, ...],
     seeds: tuple[int, ...],
     layer: int | None,
+    trials: int,
     retain_rows: int | None,
     sink: EventSink,
 ) -> list[BenchResult]:
@@ -155,6 +161,7 @@ def _table(
     from falcon_unlearn.bench.tofu.data import HUB_ID, load_tofu
     from falcon_unlearn.bench.tofu.prepare import prepare_tofu
     from falcon_unlearn.bench.tofu.table import REFERENCE, TofuTable, run_table
+    from falcon_unlearn.bench.tuning import check_trials
     from falcon_unlearn.config.catalogue import METHODS
     from falcon_unlearn.config.model import ModelSettings
     from falcon_unlearn.errors import UsageError
@@ -162,13 +169,16 @@ def _table(
     unknown = sorted(set(methods) - {*METHODS, REFERENCE})
     if unknown:
         raise UsageError(f"--method: got {unknown[0]!r}", hint=f"allowed: {', '.join([*METHODS, REFERENCE])}")
+    check_trials(trials)
     setting = setting_of(tier or "T-M", split)
     data = load_tofu(data_dir or HUB_ID, setting.forget)
     models = prepare_tofu(ModelSettings(name=base), data, setting, sink)
     if not methods:
         return []
     folder = output or Path(f"tofu-{setting.tier}")
-    table = TofuTable(folder, models, data, setting, retain_rows=retain_rows, sink=sink, layer=layer)
+    table = TofuTable(
+        folder, models, data, setting, retain_rows=retain_rows, sink=sink, layer=layer, trials=trials
+    )
     return run_table(table, methods, seeds or (0,))
 
 

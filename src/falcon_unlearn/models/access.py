@@ -235,6 +235,15 @@ def build_without_weights(settings: ModelSettings) -> Any:
         ) from error
 
 
+def count_blocks(settings: ModelSettings) -> int:
+    """Return the number of blocks of a model, from its config alone.
+
+    Raises:
+        UsageError, ModelError, PrerequisiteError: As `load_model`.
+    """
+    return int(_load_config(settings).get_text_config().num_hidden_layers)
+
+
 def _load_config(settings: ModelSettings) -> Any:
     from transformers import AutoConfig
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import lru_cache
 
 import torch
 
@@ -30,8 +31,14 @@ def resolve_compute_dtype(requested: str, device: torch.device) -> torch.dtype:
     """Return the compute dtype; `auto` takes bfloat16 where its products are clearly faster."""
     if requested != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[requested]
-    gain = matrix_product_speed(torch.bfloat16, device) / matrix_product_speed(torch.float32, device)
-    return torch.bfloat16 if gain >= MINIMUM_GAIN else torch.float32
+    return torch.bfloat16 if _measured_gain(device.type) >= MINIMUM_GAIN else torch.float32
+
+
+@lru_cache
+def _measured_gain(device: str) -> float:
+    """Measure once per process: it takes seconds where bfloat16 is slow, and a table must not change its mind."""
+    speeds = [matrix_product_speed(dtype, torch.device(device)) for dtype in (torch.bfloat16, torch.float32)]
+    return speeds[0] / speeds[1]
 
 
 def _synchronise(device: torch.device) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import torch
 from torch import Tensor
 
@@ -26,6 +25,7 @@ from falcon_unlearn.objectives.circuit_breakers import CircuitBreakerObjective
 from falcon_unlearn.objectives.falcon import FalconObjective, fit_domain_directions, fit_retain_statistics
 from falcon_unlearn.objectives.rmu import RmuObjective
 from falcon_unlearn.results import TrainingResult
+from falcon_unlearn.runs.memory import peak_memory_bytes
 from falcon_unlearn.training.cost import cache_flops, train_flops
 from falcon_unlearn.training.loop import CachedCorpus, TrainingOutcome, UnlearningLoop
 from falcon_unlearn.training.masters import Masters
@@ -294,14 +294,3 @@ def _record(engine: BlockEngine, recipe: Recipe, run: _TrainedRun, data: Prepare
 def count_parameters(model: torch.nn.Module) -> int:
     """Count parameters, tied ones once."""
     return sum(p.numel() for p in model.parameters())
-
-
-def peak_memory_bytes() -> int:
-    """Return the peak resident memory of this process in bytes; the present one where there is no peak."""
-    try:
-        import resource
-    except ImportError:
-        return int(psutil.Process().memory_info().rss)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # Linux counts in KiB, macOS in bytes.
-    return int(peak if psutil.MACOS else peak * 1024)

@@ -9,8 +9,9 @@ from falcon_unlearn.errors import UsageError
 from falcon_unlearn.events import Progress, StageFinished, StageStarted, ignore_events
 from falcon_unlearn.objectives.falcon import FalconObjective
 from falcon_unlearn.results import DataResult
+from falcon_unlearn.runs.memory import peak_memory_bytes
 from falcon_unlearn.training import session as session_module
-from falcon_unlearn.training.session import count_parameters, peak_memory_bytes, probe_window, unlearn_window
+from falcon_unlearn.training.session import count_parameters, probe_window, unlearn_window
 from pico import FAMILIES, pico_model
 from tiny_runs import LAYER, parameters_of, run_session, tiny_corpus, tiny_data, tiny_engine, tiny_recipe
 

@@ -37,7 +37,7 @@ from falcon_unlearn.models.access import LoadedModel
 from falcon_unlearn.models.head import contiguous_head_input
 from falcon_unlearn.models.text import TextEncoder
 from falcon_unlearn.runs import capture_environment, public_name
-from falcon_unlearn.training.session import peak_memory_bytes
+from falcon_unlearn.runs.memory import peak_memory_bytes
 
 Role = Literal["base", "target", "retain", "retain_replicate", "unlearned", "other"]
 _SETS: tuple[Short, ...] = get_args(Short)

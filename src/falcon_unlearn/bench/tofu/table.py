@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from falcon_unlearn.bench.memory import StagePeaks
 from falcon_unlearn.bench.records import BenchResult
 from falcon_unlearn.bench.tofu.data import TofuData, forget_rows, retained_rows
 from falcon_unlearn.bench.tofu.evaluate import evaluate_tofu
@@ -14,13 +15,19 @@ from falcon_unlearn.bench.tofu.gates import tofu_gates
 from falcon_unlearn.bench.tofu.log import write_log
 from falcon_unlearn.bench.tofu.settings import TofuSetting
 from falcon_unlearn.bench.tofu.training import method_recipe, unlearn_rows
-from falcon_unlearn.bench.tofu.tuning import Tuned, tune_method
+from falcon_unlearn.bench.tofu.tuning import (
+    Probabilities,
+    TuningAuthors,
+    answer_probabilities,
+    tuning_score,
+)
+from falcon_unlearn.bench.tuning import DEFAULT_TRIALS, Overrides, Tuned, trials_of, tune
 from falcon_unlearn.config.catalogue import METHODS
 from falcon_unlearn.config.model import ModelSettings
 from falcon_unlearn.errors import UsageError
 from falcon_unlearn.events import EventSink, Notice, StageStarted
 from falcon_unlearn.metrics.open_unlearning_log import EvaluationLog, read_log
-from falcon_unlearn.models.access import LoadedModel, load_model, pick_device
+from falcon_unlearn.models.access import LoadedModel, count_blocks, load_model, pick_device
 from falcon_unlearn.runs import write_json_atomic
 
 REFERENCE = "falcon-reference"
@@ -51,10 +58,23 @@ class TofuTable:
         retain_rows: int | None,
         sink: EventSink,
         layer: int | None = None,
+        trials: int = DEFAULT_TRIALS,
     ) -> None:
-        """Remember what the rows have in common; `layer` fixes the loss layer of methods on states."""
+        """Remember what the rows have in common.
+
+        Args:
+            folder: Where the rows are kept.
+            models: Models that frame the table.
+            data: TOFU.
+            setting: The authors.
+            retain_rows: Retain questions to score, instead of the setting's number.
+            sink: Receives progress.
+            layer: Loss layer of methods on states; tuned if None.
+            trials: Settings that each method may try.
+        """
         self.folder, self.models, self.data, self.setting = folder, models, data, setting
-        self.retain_rows, self.sink, self.layer = retain_rows, sink, layer
+        self.retain_rows, self.sink, self.layer, self.trials = retain_rows, sink, layer, trials
+        self._reference: Probabilities | None = None
         (folder / "logs").mkdir(parents=True, exist_ok=True)
         (folder / "tuning").mkdir(exist_ok=True)
 
@@ -72,7 +92,7 @@ class TofuTable:
         if not path.is_file():
             self.sink(StageStarted(stage="evaluate", message=names[role]))
             loaded = load_model(ModelSettings(name=str(folder)), pick_device("auto"))
-            self._evaluate(path, loaded, role, names[role], retain_log=role != "retain")
+            self._evaluate(path, loaded, role, names[role], StagePeaks(), retain_log=role != "retain")
         return read_result(path)
 
     def method_row(self, name: str, seed: int) -> BenchResult:
@@ -83,11 +103,16 @@ class TofuTable:
             return read_result(path)
         tuned = self._tuned(name, method)
         self.sink(StageStarted(stage="bench", message=f"{name}, seed {seed}"))
+        peaks = StagePeaks()
         recipe = method_recipe(method, self.models.target, seed, {**self._fixed(name), **tuned.overrides})
-        unlearned = unlearn_rows(
-            recipe, forget_rows(self.data, self.setting), retained_rows(self.data, self.setting), self.sink
-        )
-        training = unlearned.session.result
+        with peaks.stage("unlearning"):
+            unlearned = unlearn_rows(
+                recipe,
+                forget_rows(self.data, self.setting),
+                retained_rows(self.data, self.setting),
+                self.sink,
+            )
+        loaded, seconds = unlearned.loaded, unlearned.stage_seconds
         extra = {
             "method": name,
             "seed": seed,
@@ -95,13 +120,13 @@ class TofuTable:
                 **{key: str(value) for key, value in {**self._fixed(name), **tuned.overrides}.items()},
                 "layer": str(unlearned.layer) if METHODS[method].acts_on == "states" else "all",
                 "tuning trials": str(tuned.trials),
-                "trained parameters": str(training.trained_parameters),
+                "tuning scores": ", ".join(f"{score:.3f}" for score in tuned.scores),
+                "tuning seconds": f"{tuned.seconds:.0f}",
+                "trained parameters": str(unlearned.session.result.trained_parameters),
             },
         }
-        seconds = {"cache": training.seconds_cache, "train": training.seconds_train}
-        self._evaluate(
-            path, unlearned.loaded, "unlearned", name, retain_log=True, extra=extra, seconds=seconds
-        )
+        del unlearned  # the original tensors would count as memory of the evaluation
+        self._evaluate(path, loaded, "unlearned", name, peaks, retain_log=True, extra=extra, seconds=seconds)
         return read_result(path)
 
     def gates(self) -> None:
@@ -126,24 +151,28 @@ class TofuTable:
                 self.sink(Notice(message=message, level="warning"))
 
     def _tuned(self, name: str, method: str) -> Tuned:
-        return tune_method(
-            method,
-            METHODS[method].acts_on,
-            self._fixed(name),
-            self.models.target,
-            self.data,
-            self.setting,
-            self.folder / "tuning" / f"{name}.json",
-            self.sink,
-        )
+        acts_on = METHODS[method].acts_on
+        fixed = self._fixed(name)
+        num_blocks = count_blocks(ModelSettings(name=str(self.models.target)))
+        trials = trials_of(method, acts_on, num_blocks, self.trials, self.layer)
+        authors = TuningAuthors.of(self.data, self.setting)
 
-    def _fixed(self, name: str) -> dict[str, Any]:
-        fixed: dict[str, Any] = {}
-        if name == REFERENCE:
-            fixed["preset"] = "reference"
-        if self.layer is not None and METHODS.get(name, METHODS["falcon"]).acts_on == "states":
-            fixed["selection.layer"] = self.layer
-        return fixed
+        def score_of(trial: Overrides) -> float:
+            recipe = method_recipe(method, self.models.target, 0, {**fixed, **trial})
+            reference = self._target_probabilities(authors)
+            unlearned = unlearn_rows(recipe, authors.forget, authors.retain, self.sink)
+            return tuning_score(answer_probabilities(unlearned.loaded, authors), reference)
+
+        return tune(name, trials, score_of, self.folder / "tuning" / f"{name}.json", self.sink)
+
+    def _target_probabilities(self, authors: TuningAuthors) -> Probabilities:
+        if self._reference is None:
+            loaded = load_model(ModelSettings(name=str(self.models.target)), pick_device("auto"))
+            self._reference = answer_probabilities(loaded, authors)
+        return self._reference
+
+    def _fixed(self, name: str) -> Overrides:
+        return {"preset": "reference"} if name == REFERENCE else {}
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name.replace(' ', '-')}.bench.json"
@@ -158,22 +187,32 @@ class TofuTable:
         loaded: LoadedModel,
         role: Any,
         label: str,
+        peaks: StagePeaks,
         *,
         retain_log: bool,
         extra: dict[str, Any] | None = None,
         seconds: dict[str, float] | None = None,
     ) -> None:
-        result, log = evaluate_tofu(
-            loaded,
-            self.data,
-            self.setting,
-            retain_log=self._log() if retain_log else None,
-            sink=self.sink,
-            retain_rows=self.retain_rows,
-            role=role,
-            label=label,
-        )
-        result = result.model_copy(update={**(extra or {}), "seconds": {**(seconds or {}), **result.seconds}})
+        reference = self._log() if retain_log else None
+        with peaks.stage("evaluation"):
+            result, log = evaluate_tofu(
+                loaded,
+                self.data,
+                self.setting,
+                retain_log=reference,
+                sink=self.sink,
+                retain_rows=self.retain_rows,
+                role=role,
+                label=label,
+            )
+        update = {
+            **(extra or {}),
+            "seconds": {**(seconds or {}), **result.seconds},
+            "memory": peaks.peaks,
+            "peak_memory_bytes": max(peaks.peaks.values()),
+            "notes": [*result.notes, *peaks.notes],
+        }
+        result = result.model_copy(update=update)
         write_log(self.folder / "logs" / path.name.replace(".bench", ""), log)
         # Last, because its presence says that the row is finished.
         write_json_atomic(path, result)

@@ -27,6 +27,12 @@ class Unlearned:
     session: Session
     layer: int
     seconds: dict[str, float]
+    """Wall time by stage."""
+
+    @property
+    def stage_seconds(self) -> dict[str, float]:
+        """Return what a table states: caching and training, and the selection where one ran."""
+        return {stage: self.seconds[stage] for stage in ("select", "cache", "train") if stage in self.seconds}
 
 
 def method_recipe(method: str, model: Path, seed: int, overrides: Mapping[str, Any]) -> Recipe:

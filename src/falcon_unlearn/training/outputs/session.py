@@ -22,6 +22,7 @@ from falcon_unlearn.models.engine import BlockEngine, parameters_in_dtype
 from falcon_unlearn.models.precision import resolve_compute_dtype
 from falcon_unlearn.objectives.outputs.build import build_output_objective
 from falcon_unlearn.results import TrainingResult
+from falcon_unlearn.runs.memory import peak_memory_bytes
 from falcon_unlearn.training.masters import Masters
 from falcon_unlearn.training.outputs.alternatives import alternative_examples
 from falcon_unlearn.training.outputs.corpora import OutputCorpus
@@ -31,7 +32,6 @@ from falcon_unlearn.training.outputs.trainables import AdapterValues, Trainables
 from falcon_unlearn.training.session import (
     Session,
     count_parameters,
-    peak_memory_bytes,
     resolve_learning_rate,
     step_plan,
 )

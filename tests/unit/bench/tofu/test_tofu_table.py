@@ -8,14 +8,16 @@ from dataclasses import replace
 
 import pytest
 
+from falcon_unlearn.bench import tuning as trial_settings
 from falcon_unlearn.bench.tofu import table as table_module
 from falcon_unlearn.bench.tofu import tuning
-from falcon_unlearn.bench.tofu.data import TofuData, TofuRow, author_rows, forget_rows
+from falcon_unlearn.bench.tofu.data import TofuData, TofuRow, author_rows
 from falcon_unlearn.bench.tofu.prepare import prepare_tofu
-from falcon_unlearn.bench.tofu.settings import tofu_setting
+from falcon_unlearn.bench.tofu.settings import official_setting, tofu_setting
 from falcon_unlearn.bench.tofu.table import TofuTable, read_result, run_table
 from falcon_unlearn.bench.tofu.training import method_recipe
 from falcon_unlearn.config.model import ModelSettings
+from falcon_unlearn.errors import UsageError
 from falcon_unlearn.events import ignore_events
 from falcon_unlearn.report.comparison import compare_results
 from falcon_unlearn.training.finetune import FinetuneSettings
@@ -29,7 +31,7 @@ SETTING = replace(
     maximum_new_tokens=3,
 )
 METHODS = ["npo", "rmu"]
-FAST = {"train.steps": 2, "train.batch_size": 4}
+FAST = {"train.steps": 2, "train.batch_size": 4, "train.compute_dtype": "float32"}
 
 
 def rows(name: str, count: int, num_wrong: int = 0) -> tuple[TofuRow, ...]:
@@ -52,16 +54,17 @@ def data() -> TofuData:
     )  # fmt: skip
 
 
-@pytest.fixture
-def filled(data, tmp_path, monkeypatch):
-    """Fill a table with one trial of two steps for each method."""
-    monkeypatch.setattr(tuning, "_SHARED_STATES", {**FAST, "train.learning_rate": 1e-3, "selection.layer": 3})
-    monkeypatch.setattr(tuning, "_SHARED_OUTPUTS", FAST)
-    base = ModelSettings(name=str(save_pico(tmp_path / "base")))
+@pytest.fixture(scope="module")
+def filled(data, tmp_path_factory):
+    """Fill a table with two trials of two steps for each method."""
+    folder = tmp_path_factory.mktemp("tofu")
+    base = ModelSettings(name=str(save_pico(folder / "base")))
     quick = FinetuneSettings(epochs=1, batch_size=64, compute_dtype="float32")
-    models = prepare_tofu(base, data, SETTING, ignore_events, finetuning=quick, cache=tmp_path / "cache")
-    table = TofuTable(tmp_path / "table", models, data, SETTING, retain_rows=None, sink=ignore_events)
-    return table, run_table(table, METHODS, [0, 1])
+    models = prepare_tofu(base, data, SETTING, ignore_events, finetuning=quick, cache=folder / "cache")
+    table = TofuTable(folder / "table", models, data, SETTING, retain_rows=None, sink=ignore_events, trials=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trial_settings, "_SHARED", {"states": FAST, "outputs": FAST})
+        return table, run_table(table, METHODS, [0, 1])
 
 
 def test_every_row_is_kept_and_a_second_run_computes_nothing(filled, monkeypatch):
@@ -84,16 +87,27 @@ def test_every_method_gets_the_same_number_of_trials(filled):
     table, results = filled
     trials = {row.recipe["tuning trials"] for row in results[4:]}
     stored = [json.loads(path.read_text()) for path in (table.folder / "tuning").iterdir()]
-    assert trials == {"2"} and {len(entry["scores"]) for entry in stored} == {2}
+    assert trials == {"2"} and {len(entry["trials"]) for entry in stored} == {2}
 
 
-def test_rows_name_what_was_trained_and_how_long_it_took(filled):
+def test_the_report_uses_the_layer_that_was_tuned(filled):
+    table, results = filled
+    stored = json.loads((table.folder / "tuning" / "rmu.json").read_text())["trials"]
+    best = max(stored, key=lambda entry: entry["score"])["settings"]
+    assert {entry["settings"]["selection.layer"] for entry in stored} == {2, 3}
+    rows = [row for row in results if row.label == "rmu"]
+    assert {row.recipe["layer"] for row in rows} == {str(best["selection.layer"])}
+    assert {row.recipe["train.relative_step"] for row in rows} == {str(best["train.relative_step"])}
+
+
+def test_rows_name_what_was_trained_and_what_it_took(filled):
     _, results = filled
     for row in results[4:]:
-        assert row.seconds["train"] > 0 and row.seconds["evaluation"] > 0
+        assert row.seconds["cache"] > 0 and row.seconds["train"] > 0 and row.seconds["evaluation"] > 0
+        assert row.peak_memory_bytes == max(row.memory.values())
+        assert set(row.memory) == {"unlearning", "evaluation"}
         assert int(row.recipe["trained parameters"]) > 0
-    layers = {row.label: row.recipe["layer"] for row in results[4:]}
-    assert layers == {"npo": "all", "rmu": "3"}
+    assert {row.recipe["layer"] for row in results[4:] if row.label == "npo"} == {"all"}
 
 
 def test_compare_reads_the_table(filled):
@@ -102,24 +116,32 @@ def test_compare_reads_the_table(filled):
     assert {"npo", "rmu", "target", "retain A"} <= {row.label for row in group.rows}
 
 
-def test_tuning_never_sees_the_reported_authors(data):
-    authors = tuning.TuningAuthors.of(data, SETTING)
-    reported = set(forget_rows(data, SETTING))
+@pytest.mark.parametrize("setting", [SETTING, tofu_setting("T-S"), tofu_setting("T-M")])
+def test_tuning_never_sees_the_reported_authors(data, setting):
+    authors = tuning.TuningAuthors.of(data, setting)
+    reported = set(author_rows(data.full, setting.forget_authors))
     for part in (authors.forget, authors.retain, authors.checked, authors.unseen):
         assert part and not reported & set(part)
     assert not set(authors.forget) & set(authors.retain)
-    assert set(authors.checked) <= set(authors.retain)
-    assert set(authors.unseen) == set(author_rows(data.full, SETTING.holdout_authors))
+    assert set(authors.checked) < set(authors.retain)
+    assert set(authors.unseen) <= set(author_rows(data.full, setting.holdout_authors))
+    # As large a share as in the table, where that is affordable.
+    assert len(authors.forget) == 20 * min(5, len(setting.forget_authors))
+
+
+def test_a_setting_without_unseen_authors_cannot_be_tuned(data):
+    with pytest.raises(UsageError, match="no unseen authors"):
+        tuning.TuningAuthors.of(data, official_setting("forget01"))
 
 
 def test_a_trial_that_removes_more_than_unseen_earns_nothing_extra():
-    reference = tuning._Probabilities(forget=0.9, checked=0.8, unseen=0.1)
-    exact = tuning._score(tuning._Probabilities(0.1, 0.8, 0.0), reference)
-    beyond = tuning._score(tuning._Probabilities(0.0, 0.8, 0.0), reference)
-    harmful = tuning._score(tuning._Probabilities(0.1, 0.2, 0.0), reference)
+    reference = tuning.Probabilities(forget=0.9, checked=0.8, unseen=0.1)
+    exact = tuning.tuning_score(tuning.Probabilities(0.1, 0.8, 0.0), reference)
+    beyond = tuning.tuning_score(tuning.Probabilities(0.0, 0.8, 0.0), reference)
+    harmful = tuning.tuning_score(tuning.Probabilities(0.1, 0.2, 0.0), reference)
     assert exact == beyond == pytest.approx(1.0)
     assert harmful == pytest.approx(2 * 0.25 / 1.25)
-    assert tuning._score(reference, reference) == 0
+    assert tuning.tuning_score(reference, reference) == 0
 
 
 def test_dotted_overrides_reach_the_recipe(tmp_path):
