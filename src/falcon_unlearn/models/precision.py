@@ -36,7 +36,7 @@ def resolve_compute_dtype(requested: str, device: torch.device) -> torch.dtype:
 
 @lru_cache
 def _measured_gain(device: str) -> float:
-    """Measure once per process: it takes seconds where bfloat16 is slow, and a table must not change its mind."""
+    """Measure once per process: seconds where bfloat16 is slow, and a table must not change its mind."""
     speeds = [matrix_product_speed(dtype, torch.device(device)) for dtype in (torch.bfloat16, torch.float32)]
     return speeds[0] / speeds[1]
 
