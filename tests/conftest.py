@@ -1,4 +1,10 @@
 import os
 
+from hypothesis import settings
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+# A slow machine is no failure: hypothesis's own deadline would make it one.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from falcon_unlearn.report.card import model_card
-from falcon_unlearn.report.html import render_report
+from falcon_unlearn.report.html import render_audit, render_report
 
-__all__ = ["model_card", "render_report"]
+__all__ = ["model_card", "render_audit", "render_report"]

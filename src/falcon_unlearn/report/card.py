@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from falcon_unlearn.report.audit_view import audit_note, build_audit_view
 from falcon_unlearn.report.compare import changes
 from falcon_unlearn.report.facts import repeat_command, tensor_sentence
 from falcon_unlearn.report.format import clean, in_unit, listing, quantity
@@ -15,6 +16,7 @@ from falcon_unlearn.report.limits import general_limits, specific_limits
 from falcon_unlearn.report.records import RunRecords, read_records
 from falcon_unlearn.report.verdict import judge
 from falcon_unlearn.results import Metric
+from falcon_unlearn.results_audit import AttackSummary, AuditResult
 
 _FRONT_MATTER = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+\Z")
@@ -78,7 +80,7 @@ def _body(records: RunRecords) -> list[str]:
         compared = changes(records.before, records.after, recipe.evaluation.confidence)
     verdict = judge(compared)
     forget = listing([corpus.name for corpus in records.data.corpora if corpus.role == "forget"])
-    limits = [*specific_limits(records, compared, verdict), *general_limits()]
+    limits = [*specific_limits(records, compared, verdict), *general_limits(records.audit)]
     name = escape_markdown(records.base_model)
     return [
         f"# {name}, changed by falcon-unlearn",
@@ -88,6 +90,7 @@ def _body(records: RunRecords) -> list[str]:
         f"**{escape_markdown(verdict.title)}.**",
         "\n".join(f"- {escape_markdown(sentence)}" for sentence in verdict.sentences),
         *_table(records),
+        *(["## Recovery audit", *audit_lines(records.audit)] if records.audit else []),
         "## Limits",
         "\n".join(f"- {escape_markdown(limit)}" for limit in limits),
         "## How to repeat it",
@@ -112,6 +115,26 @@ def _table(records: RunRecords) -> list[str]:
         "\n".join(rows),
         f"In parentheses: {in_unit(records.recipe.evaluation.confidence, 'share')} intervals.",
     ]
+
+
+def audit_lines(audit: AuditResult) -> list[str]:
+    """Write verdict and attacks as Markdown, those that succeeded first."""
+    view = build_audit_view(audit)
+    rows = [
+        "| attack | variant | test | audited model | null model | recovered | reached |",
+        "|---|---|---|--:|--:|--:|--:|",
+    ]
+    for row in sorted(zip(audit.attacks, view.attacks, strict=True), key=lambda pair: -_reached(pair[0])):
+        shown = row[1]
+        cells = [shown.name, shown.variant, shown.format, shown.accuracy["unlearned"], shown.accuracy["null"]]
+        cells += [shown.recovered, shown.reached]
+        rows.append(f"| {' | '.join(escape_markdown(cell) for cell in cells)} |")
+    reasons = "\n".join(f"- {escape_markdown(reason)}" for reason in view.reasons)
+    return [f"**{escape_markdown(audit_note(audit))}**", *([reasons] if reasons else []), "\n".join(rows)]
+
+
+def _reached(row: AttackSummary) -> float:
+    return -1.0 if row.reachable.value is None else row.reachable.value
 
 
 def _cell(metric: Metric) -> str:

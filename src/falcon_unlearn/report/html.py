@@ -8,11 +8,13 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from falcon_unlearn.report import format as words
-from falcon_unlearn.report.records import read_records
+from falcon_unlearn.report.audit_view import build_audit_view
+from falcon_unlearn.report.records import read_audit, read_records
 from falcon_unlearn.report.view import ReportView, build_view
 from falcon_unlearn.runs import RECORDS, write_text_atomic
 
 FILE_NAME = "report.html"
+AUDIT_FILE_NAME = "audit.html"
 
 
 def render_report(folder: Path, output: Path | None = None) -> Path:
@@ -27,6 +29,31 @@ def render_report(folder: Path, output: Path | None = None) -> Path:
     """
     target = output or folder / RECORDS / FILE_NAME
     write_text_atomic(target, render_view(build_view(read_records(folder))))
+    return target
+
+
+def render_audit(folder: Path, output: Path | None = None) -> Path:
+    """Write the page of an audit that stands alone, and return its path.
+
+    Args:
+        folder: Folder with `audit.json`.
+        output: Where to write; default `folder`/audit.html.
+
+    Raises:
+        UsageError: If the record is missing or damaged, or the file cannot be written.
+    """
+    audit = read_audit(folder)
+    audited = next((model.name for model in audit.models if model.role == "unlearned"), "model")
+    page = environment().get_template("audit.html.jinja")
+    text = page.render(
+        audit=build_audit_view(audit),
+        name=audited,
+        tier=audit.tier,
+        environment=audit.environment,
+        version=audit.package_version,
+    )
+    target = output or folder / AUDIT_FILE_NAME
+    write_text_atomic(target, text)
     return target
 
 

@@ -5,28 +5,40 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from falcon_unlearn.report.audit_view import audit_note
 from falcon_unlearn.report.compare import Change
 from falcon_unlearn.report.format import listing, plural, share
 from falcon_unlearn.report.records import RunRecords
 from falcon_unlearn.report.verdict import AUDIT_NOTE, Verdict
+from falcon_unlearn.results_audit import AuditResult
 
 SMALL_SET = 50
 """Sets with fewer items are named as small."""
 LOW_RANK_STABILITY = 0.7
 
-GENERAL_LIMITS = (
+_UNAUDITED = (
     AUDIT_NOTE,
     "Related methods that steer a few early layers have been undone by fine-tuning on related text, and this "
     "run did not try. Do not rely on this model against someone who can change its weights.",
+)
+_NO_NULL = (
+    "There is no comparison with a model that never saw the forget data, so guessing is the only floor."
+)
+_WORDINGS = (
     "Only the wordings, formats and languages in the evaluation sets were tried. Knowledge may still show in "
-    "others, with context, or over several turns.",
-    "There is no comparison with a model that never saw the forget data, so guessing is the only floor.",
+    "others, with context, or over several turns."
 )
 
 
-def general_limits() -> tuple[str, ...]:
-    """Return what no run of this program can show."""
-    return GENERAL_LIMITS
+def general_limits(audit: AuditResult | None = None) -> tuple[str, ...]:
+    """Return what no run of this program can show, less what the audit did try."""
+    if audit is None:
+        return (*_UNAUDITED, _WORDINGS, _NO_NULL)
+    tried = (
+        f"{audit_note(audit)} Attacks that were not run, longer budgets and other facts may recover more.",
+        _WORDINGS,
+    )
+    return tried if audit.null_source == "model" else (*tried, _NO_NULL)
 
 
 def specific_limits(records: RunRecords, compared: Sequence[Change] | None, verdict: Verdict) -> list[str]:

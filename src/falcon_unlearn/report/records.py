@@ -24,6 +24,7 @@ from falcon_unlearn.results import (
     SelectionResult,
     TrainingResult,
 )
+from falcon_unlearn.results_audit import AuditResult
 from falcon_unlearn.runs import RECORDS
 
 _MAXIMUM_HEADER_BYTES = 100_000_000
@@ -44,6 +45,7 @@ class RunRecords:
     before: EvaluationResult | None
     after: EvaluationResult | None
     manifest: Manifest | None
+    audit: AuditResult | None
     num_tensors: int | None
     """Tensors in the checkpoint beside the records; None where no checkpoint is found."""
 
@@ -69,8 +71,20 @@ def read_records(folder: Path) -> RunRecords:
         before=_optional(root / "evaluation.before.json", EvaluationResult),
         after=_optional(root / "evaluation.after.json", EvaluationResult),
         manifest=_optional(root / "manifest.json", Manifest),
+        audit=_optional(root / "audit.json", AuditResult, json.loads),
         num_tensors=count_tensors(folder),
     )
+
+
+def read_audit(folder: Path) -> AuditResult:
+    """Read the record of an audit: `folder`/audit.json, or that of a run folder.
+
+    Raises:
+        UsageError: If there is none, or it is damaged.
+    """
+    place = folder / RECORDS / "audit.json"
+    # An undefined share is null here, not a number that JSON cannot hold.
+    return _required(place if place.is_file() else folder / "audit.json", AuditResult, json.loads)
 
 
 def public_recipe(recipe: Recipe) -> str:

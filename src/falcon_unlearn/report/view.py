@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TypeVar
 
+from falcon_unlearn.report.audit_view import AuditView, audit_note, build_audit_view
 from falcon_unlearn.report.charts import Bar, Chart, bar_chart
 from falcon_unlearn.report.compare import METRIC_NAMES, Change, changes
 from falcon_unlearn.report.curves import training_charts
@@ -35,6 +36,19 @@ from falcon_unlearn.report.verdict import AUDIT_NOTE, Verdict, judge, kept_chang
 from falcon_unlearn.results import CorpusCount, EvaluationResult, GenerationSample, Metric, SelectionResult
 
 MAXIMUM_SAMPLE_CHARACTERS = 800
+_SECTIONS = [
+    ("verdict", "Result"),
+    ("audit", "Recovery audit"),
+    ("request", "Request"),
+    ("layer", "Layer"),
+    ("training", "Training"),
+    ("scores", "Before and after"),
+    ("samples", "Samples"),
+    ("tensors", "Tensors"),
+    ("cost", "Cost"),
+    ("limits", "Limits"),
+    ("repeat", "Repeat"),
+]
 
 Row = TypeVar("Row")
 
@@ -99,6 +113,9 @@ class ReportView:
     command: str
     repeat_facts: list[Fact]
     recipe_yaml: str
+    audit: AuditView | None
+    sections: list[tuple[str, str]]
+    """Anchor and name, in order."""
 
 
 def build_view(records: RunRecords) -> ReportView:
@@ -109,7 +126,7 @@ def build_view(records: RunRecords) -> ReportView:
     return ReportView(
         records=records,
         verdict=verdict,
-        audit_note=AUDIT_NOTE,
+        audit_note=audit_note(records.audit) if records.audit else AUDIT_NOTE,
         tiles=_tiles(records, compared or []),
         request=request(records),
         corpora=records.data.corpora,
@@ -123,11 +140,13 @@ def build_view(records: RunRecords) -> ReportView:
         tensor_sentence=tensor_sentence(records),
         cost_facts=cost_facts(records),
         cost_charts=_cost_charts(records),
-        general_limits=general_limits(),
+        general_limits=general_limits(records.audit),
         specific_limits=specific_limits(records, compared, verdict),
         command=repeat_command(records),
         repeat_facts=repeat_facts(records),
         recipe_yaml=public_recipe(records.recipe),
+        audit=build_audit_view(records.audit) if records.audit else None,
+        sections=[entry for entry in _SECTIONS if records.audit or entry[0] != "audit"],
     )
 
 
