@@ -32,6 +32,7 @@ class Entry:
 
 ATTACKS: dict[str, Entry] = {
     "wording": Entry("wording", "Wording"),
+    "quantisation": Entry("quantisation", "Quantisation"),
 }
 """Name to entry; the order is that of tables."""
 

@@ -68,7 +68,11 @@ class FactSplit:
 
 
 def split_by_cluster(
-    facts: Sequence[Fact], *, seed: int, shares: tuple[float, float, float] = (0.3, 0.2, 0.5)
+    facts: Sequence[Fact],
+    *,
+    seed: int,
+    shares: tuple[float, float, float] = (0.3, 0.2, 0.5),
+    name: str = "forget",
 ) -> FactSplit:
     """Split facts so that no cluster lies in two parts, shares as near as whole clusters allow.
 
@@ -76,6 +80,7 @@ def split_by_cluster(
         facts: Facts of one set.
         seed: Decides which cluster goes where.
         shares: Attack, selection and report share; they add up to one.
+        name: What to call the set in messages.
 
     Raises:
         DataError: There are fewer than three clusters.
@@ -83,7 +88,7 @@ def split_by_cluster(
     clusters = sorted({fact.cluster for fact in facts})
     if len(clusters) < 3:
         raise DataError(
-            f"the forget facts form {len(clusters)} cluster(s); an audit needs at least 3, so that attacker, "
+            f"the {name} facts form {len(clusters)} cluster(s); an audit needs at least 3, so that attacker, "
             "choice of settings and report share nothing",
             hint="give more facts, or name the entity of each in the column `cluster`",
         )

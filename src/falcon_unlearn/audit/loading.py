@@ -45,7 +45,7 @@ class _Draft:
     reject: tuple[re.Pattern[str], ...] = ()
 
 
-def load_facts(source: str, *, seed: int, limit: int | None = None) -> tuple[Fact, ...]:
+def load_facts(source: str | CorpusSettings, *, seed: int, limit: int | None = None) -> tuple[Fact, ...]:
     """Read the facts of a file or hub data set.
 
     JSON rows have `question` and `answer`, with `distractors` or `options` or neither, and may have
@@ -62,13 +62,15 @@ def load_facts(source: str, *, seed: int, limit: int | None = None) -> tuple[Fac
     Raises:
         DataError: The source cannot be used; says where.
     """
-    path = Path(source).expanduser()
+    settings = (
+        CorpusSettings(name=domain_name(source, "facts"), path=source) if isinstance(source, str) else source
+    )
+    path = Path(settings.path).expanduser()
     is_json = path.is_file() and path.suffix.lower() in JSON_SUFFIXES
     rows = parse_json_rows(decode_text(path.read_bytes(), path.name), path.name) if is_json else []
     if rows and all(_has_options(row.value) for row in rows):
         drafts = [_from_row(row, number) for number, row in enumerate(rows, 1)]
     else:
-        settings = CorpusSettings(name=domain_name(source, "facts"), path=source)
         examples = load_examples(settings).examples
         drafts = [
             draft for number, example in enumerate(examples, 1) for draft in _from_example(example, number)

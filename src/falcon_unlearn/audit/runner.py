@@ -286,7 +286,7 @@ class Runner:
             scoring=scoring_key(self.scoring, ()),
             limits=[self.settings.utility_loss, self.settings.alpha],
             seed=seed,
-            tier=self.settings.tier,
+            tier=self.settings.run_tier,
         )
 
     def _in_force(
@@ -302,7 +302,7 @@ class Runner:
             structure=opened.structure,
             data=self.data,
             seed=seed,
-            tier="full" if self.settings.tier == "full" else "quick",
+            tier=self.settings.run_tier,
             original=self._original_for(opened, attack),
             sink=self.sink,
         )
@@ -328,7 +328,7 @@ class Runner:
     def _seconds(self, opened: OpenModel, attack: Attack, measured: float) -> float:
         """Return the time of the first, unresumed run of an attack."""
         key = fingerprint(
-            seconds=attack_key(attack), weights=opened.record.weights_sha256, tier=self.settings.tier
+            seconds=attack_key(attack), weights=opened.record.weights_sha256, tier=self.settings.run_tier
         )
         record = self.memory.get(key)
         if record is None:

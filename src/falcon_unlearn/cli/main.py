@@ -40,6 +40,9 @@ The layer is selected unless --set selection.layer=N fixes it.""",
 
 Held-out texts and evaluation sets; --original adds the divergence to the model before the change.""",
     "report": "Render the report of a finished run again, from its result files.",
+    "audit": """Attack an unlearned model and say how much of the knowledge comes back.
+
+Forget and retain facts as in `run`, or evaluation sets; --null names a model that never saw the forget data.""",
     "bench": """Score a model on TOFU, MUSE or WMDP, or fill a table of methods.
 
 Give the model, --data-dir or the hub, and the retain model's log where there is one.""",

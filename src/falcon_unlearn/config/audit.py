@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 from pydantic import Field, field_validator
@@ -49,11 +50,14 @@ class AuditSettings(Settings):
     gates: tuple[str, ...] = ()
     """Limits such as `worst<=0.2`; the audit fails with exit code 4 if one is missed."""
 
+    @property
+    def run_tier(self) -> Literal["quick", "full"]:
+        """Return the tier of an audit that was asked for by itself."""
+        return "full" if self.tier == "full" else "quick"
+
     @field_validator("gates")
     @classmethod
     def _gates_are_limits(cls, gates: tuple[str, ...]) -> tuple[str, ...]:
-        import re
-
         for gate in gates:
             if re.match(GATE_PATTERN, gate) is None:
                 raise ValueError(

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from falcon_unlearn.config.audit import AuditSettings
 from falcon_unlearn.config.base import Settings
 from falcon_unlearn.config.catalogue import METHODS, Method, MethodName
 from falcon_unlearn.config.data import DataSettings
@@ -41,6 +42,8 @@ class Recipe(Settings):
     """Step 3."""
     evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings)
     """Measurements."""
+    audit: AuditSettings = Field(default_factory=AuditSettings)
+    """Recovery audit after unlearning."""
     runtime: RuntimeSettings = Field(default_factory=RuntimeSettings)
     """Resources."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from falcon_unlearn.pipeline.auditing import AuditRequest, audit_folder, audit_models
 from falcon_unlearn.pipeline.evaluating import evaluate_model
 from falcon_unlearn.pipeline.planning import plan_run
 from falcon_unlearn.pipeline.running import run_loaded, run_pipeline, unlearn
@@ -9,6 +10,9 @@ from falcon_unlearn.pipeline.selecting import select_layer
 from falcon_unlearn.pipeline.workspace import validate_data
 
 __all__ = [
+    "AuditRequest",
+    "audit_folder",
+    "audit_models",
     "evaluate_model",
     "plan_run",
     "run_loaded",

@@ -7,17 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+from falcon_unlearn.audit.baselines import baseline, no_attack_summary
 from falcon_unlearn.audit.facts import Fact
-from falcon_unlearn.audit.summarise import (
-    AttackRun,
-    Frame,
-    VariantInfo,
-    attack_summary,
-    baseline,
-    no_attack_summary,
-    with_holm,
-    worst_case,
-)
+from falcon_unlearn.audit.frame import Frame
+from falcon_unlearn.audit.summarise import AttackRun, VariantInfo, attack_summary, with_holm, worst_case
 from falcon_unlearn.audit.tables import Questions, Table
 from falcon_unlearn.audit.verdict import Evidence, decide, decide_format
 from falcon_unlearn.config.audit import AuditSettings
