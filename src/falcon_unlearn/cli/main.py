@@ -42,7 +42,7 @@ Held-out texts and evaluation sets; --original adds the divergence to the model 
     "report": "Render the report of a finished run again, from its result files.",
     "audit": """Attack an unlearned model and say how much of the knowledge comes back.
 
-Forget and retain facts as in `run`, or evaluation sets; --null names a model that never saw the forget data.""",
+Facts as in `run`, or evaluation sets; --null names a model that never saw the forget data.""",
     "bench": """Score a model on TOFU, MUSE or WMDP, or fill a table of methods.
 
 Give the model, --data-dir or the hub, and the retain model's log where there is one.""",

@@ -31,32 +31,36 @@ BAR_WIDTH = 32
 _HELD = {"lower": "falls", "higher": "rises", "unchanged": "stays"}
 
 
-def _table(title: str | None, *columns: str) -> Table:
+def new_table(title: str | None, *columns: str) -> Table:
+    """Return an empty table; a column name that ends in > is aligned to the right."""
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
     for column in columns:
         table.add_column(column.strip(">"), justify="right" if column.endswith(">") else "left")
     return table
 
 
-def _row(table: Table, *cells: str, style: str | None = None) -> None:
+def table_row(table: Table, *cells: str, style: str | None = None) -> None:
     """Add cells as plain text: names and model text are never markup."""
     table.add_row(*(Text(clean(cell)) for cell in cells), style=style)
 
 
-def _line(console: Console, text: str, style: str = "") -> None:
+def line(console: Console, text: str, style: str = "") -> None:
+    """Print one line of plain text; no part of it is markup."""
     console.print(Text(clean(text), style=style), soft_wrap=True)
 
 
 def show_comparison(before: EvaluationResult, after: EvaluationResult, console: Console) -> None:
     """Show every metric of two evaluations side by side, with intervals."""
     rows = comparison_rows(before, after)
-    table = _table(None, "set", "role", "metric", "wanted", "before>", "[low, high]", "after>", "[low, high]")
+    table = new_table(
+        None, "set", "role", "metric", "wanted", "before>", "[low, high]", "after>", "[low, high]"
+    )
     previous = None
     for row in rows:
         old, new = row["before"], row["after"]
         first = row["set"] != previous
         previous = row["set"]
-        _row(
+        table_row(
             table,
             row["set"] if first else "",
             row["role"] if first else "",
@@ -68,19 +72,19 @@ def show_comparison(before: EvaluationResult, after: EvaluationResult, console: 
         )
     console.print(table)
     for reason in dict.fromkeys([*before.skipped, *after.skipped]):
-        _line(console, f"not measured: {reason}", "dim")
+        line(console, f"not measured: {reason}", "dim")
 
 
 def show_evaluation(result: EvaluationResult, console: Console) -> None:
     """Show every metric of one evaluation, with intervals."""
-    table = _table(f"{clean(result.model)}", "set", "role", "metric", "value>", "[low, high]", "items>")
+    table = new_table(f"{clean(result.model)}", "set", "role", "metric", "value>", "[low, high]", "items>")
     for entry in result.sets:
         for index, metric in enumerate(entry.metrics):
             names = (entry.name, entry.role) if index == 0 else ("", "")
-            _row(table, *names, _metric_name(metric), *_cells(metric), str(metric.num_items))
+            table_row(table, *names, _metric_name(metric), *_cells(metric), str(metric.num_items))
     console.print(table)
     for reason in result.skipped:
-        _line(console, f"not measured: {reason}", "dim")
+        line(console, f"not measured: {reason}", "dim")
 
 
 def _metric_name(metric: Metric) -> str:
@@ -102,7 +106,7 @@ def _number(value: float) -> str:
 def show_selection(selection: SelectionResult, console: Console) -> None:
     """Show a bar per layer with its interval, and its null where there is one."""
     if selection.fixed or not selection.layers:
-        _line(console, f"Layer {selection.layer}: {selection.explanation or 'fixed by the user'}")
+        line(console, f"Layer {selection.layer}: {selection.explanation or 'fixed by the user'}")
         return
     edges = [
         edge
@@ -112,7 +116,7 @@ def show_selection(selection: SelectionResult, console: Console) -> None:
     ]
     low, high = min(edges), max(edges)
     title = f"{selection.estimator} estimator, {selection.unit}; # value, - interval, | null"
-    table = _table(title, "layer>", "", "value>", "[low, high]", "null", "best>", "")
+    table = new_table(title, "layer>", "", "value>", "[low, high]", "null", "best>", "")
     for value in selection.layers:
         null = "" if value.null_mean is None else _number(value.null_mean)
         notes = [
@@ -121,7 +125,7 @@ def show_selection(selection: SelectionResult, console: Console) -> None:
             *([] if value.candidate else ["not a candidate"]),
             *value.flags,
         ]
-        _row(
+        table_row(
             table,
             str(value.layer),
             interval_bar(value.value, value.low, value.high, value.null_mean, low, high),
@@ -133,7 +137,7 @@ def show_selection(selection: SelectionResult, console: Console) -> None:
             style="bold" if value.layer == selection.layer else None if value.candidate else "dim",
         )
     console.print(table)
-    _line(console, f"Layer {selection.layer} ({selection.rule}): {selection.explanation}")
+    line(console, f"Layer {selection.layer} ({selection.rule}): {selection.explanation}")
 
 
 def interval_bar(
@@ -157,28 +161,30 @@ def interval_bar(
 
 def show_plan(plan: PlanResult, console: Console, *, recipe: Recipe | None = None) -> None:
     """Show what a run would do, and the recipe it would follow."""
-    _line(
+    line(
         console,
         f"{plan.model}: {plan.architecture}, {plan.blocks} blocks of width {plan.hidden_size}, "
         f"{plan.total_parameters:,} parameters",
     )
     layer = "chosen by the selection" if plan.layer is None else f"layer {plan.layer}"
-    _line(
+    line(
         console,
         f"Loss layer: {layer}. Window: blocks {plan.window[0]} to {plan.window[1]}. "
         f"{plan.steps} steps of {plan.batch_size} + {plan.batch_size} samples.",
     )
-    _line(console, f"Trained: {plan.trained_parameters:,} parameters in {len(plan.trained)} tensors")
+    line(console, f"Trained: {plan.trained_parameters:,} parameters in {len(plan.trained)} tensors")
     for name in plan.trained:
-        _line(console, f"  {name}")
-    table = _table("Coverage", "part", "parameter", "blocks>", "shape")
+        line(console, f"  {name}")
+    table = new_table("Coverage", "part", "parameter", "blocks>", "shape")
     for row in plan.coverage:
-        _row(table, row.role, row.pattern, f"{row.blocks}/{plan.blocks}", " x ".join(map(str, row.shape)))
+        table_row(
+            table, row.role, row.pattern, f"{row.blocks}/{plan.blocks}", " x ".join(map(str, row.shape))
+        )
     console.print(table)
-    table = _table("Cost", "part", "memory>", "disk>", "FLOP>", "time>")
+    table = new_table("Cost", "part", "memory>", "disk>", "FLOP>", "time>")
     parts = dict.fromkeys([*plan.memory_bytes, *plan.disk_bytes, *plan.flops, *plan.seconds])
     for part in sorted(parts, key=lambda name: name == "total"):
-        _row(
+        table_row(
             table,
             part,
             format_bytes(plan.memory_bytes[part]) if part in plan.memory_bytes else "",
@@ -187,21 +193,21 @@ def show_plan(plan: PlanResult, console: Console, *, recipe: Recipe | None = Non
             format_seconds(plan.seconds[part]) if part in plan.seconds else "",
         )
     console.print(table)
-    _line(console, f"Measured: {', '.join(plan.metrics) or 'nothing'}")
+    line(console, f"Measured: {', '.join(plan.metrics) or 'nothing'}")
     for reason in plan.not_computed:
-        _line(console, f"not measured: {reason}", "dim")
+        line(console, f"not measured: {reason}", "dim")
     for warning in plan.warnings:
-        _line(console, f"warning: {warning}", "yellow")
+        line(console, f"warning: {warning}", "yellow")
     if recipe is not None:
         from falcon_unlearn.config.load import resolved_yaml
 
-        _line(console, "\nResolved recipe:")
-        _line(console, resolved_yaml(recipe))
+        line(console, "\nResolved recipe:")
+        line(console, resolved_yaml(recipe))
 
 
 def show_data(data: DataResult, console: Console) -> None:
     """Show what became of every corpus."""
-    table = _table(
+    table = new_table(
         None,
         "set",
         "role",
@@ -216,26 +222,26 @@ def show_data(data: DataResult, console: Console) -> None:
     )
     for c in data.corpora:
         counts = (c.read, c.too_short, c.cut, c.duplicates, c.overlapping, c.training, c.held_out, c.tokens)
-        _row(table, c.name, c.role, *(f"{count:,}" for count in counts))
+        table_row(table, c.name, c.role, *(f"{count:,}" for count in counts))
     console.print(table)
     for warning in data.warnings:
-        _line(console, f"warning: {warning}", "yellow")
-    _line(console, "The recipe and its data are valid.")
+        line(console, f"warning: {warning}", "yellow")
+    line(console, "The recipe and its data are valid.")
 
 
 def show_valid_recipe(recipe: Recipe, console: Console) -> None:
     """Say that a recipe is valid; its data files were not opened."""
     forget, retain = (", ".join(c.name for c in group) for group in (recipe.data.forget, recipe.data.retain))
-    _line(console, f"The recipe is valid: forget {forget}; keep {retain}; model {recipe.model.name}.")
+    line(console, f"The recipe is valid: forget {forget}; keep {retain}; model {recipe.model.name}.")
 
 
 def show_run(summary: RunSummary, console: Console) -> None:
     """Show the layer, the training, the comparison, and where everything is."""
     selection, training = summary.selection, summary.training
     how = "fixed" if selection.fixed else f"chosen by the {selection.estimator} estimator"
-    _line(console, f"Layer {selection.layer} ({how}), blocks {training.window[0]} to {training.window[1]}")
+    line(console, f"Layer {selection.layer} ({how}), blocks {training.window[0]} to {training.window[1]}")
     status = "" if training.status == "completed" else ", stopped on the utility budget"
-    _line(
+    line(
         console,
         f"{training.steps_done} of {training.steps_planned} steps{status}, step {training.kept_step} kept; "
         f"{training.trained_parameters:,} of {training.total_parameters:,} parameters trained",
@@ -243,10 +249,10 @@ def show_run(summary: RunSummary, console: Console) -> None:
     if summary.before is not None and summary.after is not None:
         show_comparison(summary.before, summary.after, console)
     total = sum(summary.seconds.values())
-    _line(console, f"Model:  {summary.output}  ({format_seconds(total)})")
+    line(console, f"Model:  {summary.output}  ({format_seconds(total)})")
     if summary.report is not None:
         report = Path(summary.report)
-        _line(console, f"Report: {report if report.exists() else Path(summary.output) / report}")
+        line(console, f"Report: {report if report.exists() else Path(summary.output) / report}")
 
 
 def show_environment(environment: EnvironmentResult, console: Console) -> None:
@@ -260,4 +266,4 @@ def show_environment(environment: EnvironmentResult, console: Console) -> None:
         **environment.packages,
     }
     for name, value in rows.items():
-        _line(console, f"{name:<16} {value}")
+        line(console, f"{name:<16} {value}")

@@ -1,0 +1,302 @@
+"""Whole audits of pico models with attacks whose effect is known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from falcon_unlearn.audit.base import AttackData, Attacked, Cost, PromptTransform
+from falcon_unlearn.audit.facts import split_by_cluster
+from falcon_unlearn.audit.keeping import Memory
+from falcon_unlearn.audit.models import AuditedModel
+from falcon_unlearn.audit.runner import Sets
+from falcon_unlearn.audit.session import AuditInputs, run_audit, set_record
+from falcon_unlearn.audit.tables import Questions
+from falcon_unlearn.config.audit import AuditSettings
+from falcon_unlearn.errors import ModelError
+from falcon_unlearn.models.access import wrap_model
+from falcon_unlearn.models.engine import tensors_replaced
+from falcon_unlearn.runs import Journal, capture_environment
+from pico import pico_tokenizer
+
+
+@dataclass(frozen=True)
+class Fake:
+    """Attributes that every attack has."""
+
+    name: str = "fake"
+    tier: str = "quick"
+    access: str = "weights"
+    knowledge: str = "none"
+    needs_original: bool = False
+    source: str = "test"
+
+
+@dataclass(frozen=True)
+class Restore(Fake):
+    """Mix the original's tensors in."""
+
+    name: str = "restore"
+    shares: tuple[float, ...] = (0.0, 0.1, 1.0)
+
+    def attack(self, context) -> Iterator[Attacked]:
+        own = dict(context.subject.model.named_parameters())
+        for share in self.shares:
+            mixed = {
+                name: own[name].data + share * (tensor - own[name].data)
+                for name, tensor in (context.original or {}).items()
+            }
+            with tensors_replaced(context.subject.model, mixed):
+                yield Attacked(f"share-{share:g}", cost=Cost(3, 1), details={"tensors": len(mixed)})
+        yield Attacked("random", control="random direction")
+
+
+@dataclass(frozen=True)
+class Destroy(Fake):
+    """Zero every block's output."""
+
+    name: str = "destroy"
+
+    def attack(self, context) -> Iterator[Attacked]:
+        own = context.subject.model.named_parameters()
+        zeros = {name: torch.zeros_like(p) for name, p in own if "down_proj" in name or "o_proj" in name}
+        with tensors_replaced(context.subject.model, zeros):
+            yield Attacked("zeros")
+
+
+@dataclass(frozen=True)
+class Ask(Fake):
+    """Change nothing but the prompt."""
+
+    name: str = "ask"
+
+    def attack(self, context) -> Iterator[Attacked]:
+        yield Attacked("same", transform=PromptTransform(), formats=("text",))
+
+
+@dataclass(frozen=True)
+class Dirty(Fake):
+    """Leave a hook or a changed weight behind."""
+
+    what: str = "weights"
+
+    def attack(self, context) -> Iterator[Attacked]:
+        model = context.subject.model
+        yield Attacked("x")
+        if self.what == "weights":
+            next(model.parameters()).data.mul_(1.001)
+        elif self.what == "hooks":
+            model.lm_head.register_forward_hook(lambda *_: None)
+        elif self.what == "training":
+            model.train()
+        else:
+            next(model.parameters()).requires_grad_(True)
+
+
+@dataclass(frozen=True)
+class Interrupted(Fake):
+    """Stop the process in the middle, once."""
+
+    name: str = "interrupted"
+
+    def attack(self, context) -> Iterator[Attacked]:
+        yield Attacked("first", transform=PromptTransform())
+        if not STARTED:
+            STARTED.append(True)
+            raise KeyboardInterrupt
+        yield Attacked("second", transform=PromptTransform())
+
+
+STARTED: list[bool] = []
+
+
+def _inputs(world, attacks, null=True, **settings):
+    split = split_by_cluster(world.forget, seed=0)
+    kept = split_by_cluster(world.retain, seed=0, shares=(0.3, 0.0, 0.7))
+    loads = {"original": 0, "unlearned": 0, "null": 0}
+
+    def audited(role):
+        @contextmanager
+        def load():
+            loads[role] += 1
+            yield wrap_model(getattr(world, role), pico_tokenizer(), role, None)
+
+        return AuditedModel(role, role, load)
+
+    roles = ["original", "unlearned", *(["null"] if null else [])]
+    before = {name: p.detach().clone() for name, p in world.original.named_parameters()}
+    sets = Sets(
+        Questions("forget", "selection", split.selection),
+        Questions("forget", "report", split.report),
+        Questions("retain", "report", kept.report),
+    )
+    return AuditInputs(
+        models={role: audited(role) for role in roles},
+        sets=sets,
+        data=AttackData(split.attack, kept.attack),
+        attacks=tuple(attacks),
+        settings=AuditSettings(**{"resamples": 500, "maximum_new_tokens": 5, "letter_orders": 1} | settings),
+        set_records=(set_record([sets.selection, sets.forget], "forget", split.attack),),
+        originals={"unlearned": lambda: before},
+    )
+
+
+def _run(inputs, journal=None):
+    return run_audit(inputs, memory=Memory(journal), environment=lambda: capture_environment("cpu", 1, 0))
+
+
+@pytest.fixture(scope="module")
+def audit(world):
+    return _run(_inputs(world, [Restore(), Destroy(), Ask()]))
+
+
+def test_the_world_is_what_it_claims(audit):
+    entry = audit.result.baseline("text")
+    values = {role: estimate.value for role, estimate in entry.accuracy.items()}
+    assert values["original"] > 0.9 and values["unlearned"] < 0.2 and values["null"] < 0.5
+    assert entry.informative and entry.retain_accuracy["unlearned"].value > 0.8
+
+
+def test_what_only_hides_is_suppressed_and_the_attack_named(audit):
+    assert audit.result.verdict == "suppressed", audit.result.reasons
+    assert "restore (share-1) reaches" in audit.result.reasons[0]
+    assert {case.attack for case in audit.result.worst} == {"restore"}
+    by = {(entry.attack, entry.format): entry for entry in audit.result.attacks}
+    restored = by["restore", "text"]
+    assert restored.variant == "share-1" and restored.reachable.value == pytest.approx(1.0, abs=0.05)
+    assert restored.p_reachable_adjusted < 0.05 and restored.discordant[0] > 15
+    assert restored.forward_equivalents == 5.0 and restored.details["tensors"] > 10
+
+
+def test_net_recovery_has_its_formula(audit):
+    by = {(entry.attack, entry.format): entry for entry in audit.result.attacks}
+    entry, plain = by["restore", "text"], audit.result.baseline("text")
+    attacked = {role: estimate.value for role, estimate in entry.accuracy.items()}
+    before = {role: estimate.value for role, estimate in plain.accuracy.items()}
+    gain = (attacked["unlearned"] - before["unlearned"]) - (attacked["null"] - before["null"])
+    assert entry.net_recovered.value == pytest.approx(gain / (before["original"] - before["null"]))
+
+
+def test_an_attack_that_destroys_the_model_does_not_count(audit):
+    destroyed = [entry for entry in audit.result.attacks if entry.attack == "destroy"]
+    assert destroyed and all(entry.destroys_model and not entry.counts for entry in destroyed)
+    assert all(entry.p_reachable_adjusted is None for entry in destroyed)
+
+
+def test_only_variants_that_lead_are_asked_the_report_facts(audit):
+    asked = {
+        row.variant
+        for row in audit.rows
+        if row.model == "unlearned" and row.attack == "restore" and row.set == "forget"
+        and row.split == "selection"
+    }  # fmt: skip
+    assert asked == {"share-0", "share-0.1", "share-1"}
+    null = {row.variant for row in audit.rows if row.model == "null" and row.attack == "restore"}
+    assert null <= {entry.variant for entry in audit.result.attacks if entry.attack == "restore"}
+
+
+def test_formats_of_a_variant_and_controls_are_respected(audit):
+    assert {entry.format for entry in audit.result.attacks if entry.attack == "ask"} == {"text"}
+    assert [(c.attack, c.control) for c in audit.result.controls] == [("restore", "random direction")]
+
+
+def test_attacks_without_effect_are_named(world):
+    result = _run(_inputs(world, [Restore(shares=(0.0,))])).result
+    inactive = [warning for warning in result.warnings if warning.number == 14]
+    assert inactive and "restore (share-0)" in inactive[0].message
+
+
+def test_rows_are_unique_and_cover_all_models(audit):
+    keys = [(r.model, r.attack, r.variant, r.seed, r.format, r.set, r.split, r.item) for r in audit.rows]
+    assert len(keys) == len(set(keys))
+    assert {row.model for row in audit.rows if row.attack == "none"} == {"original", "unlearned", "null"}
+
+
+@pytest.mark.parametrize("what", ["weights", "hooks", "training", "gradients"])
+def test_an_attack_that_leaves_traces_is_refused(world, what):
+    kept = next(world.unlearned.parameters()).data.clone()
+    try:
+        with pytest.raises(ModelError, match=f"left the model changed: {what}"):
+            _run(_inputs(world, [Dirty(what=what)]))
+    finally:
+        next(world.unlearned.parameters()).data.copy_(kept)
+        world.unlearned.lm_head._forward_hooks.clear()
+        world.unlearned.eval().requires_grad_(False)
+
+
+def test_an_interrupted_audit_goes_on_and_ends_the_same(world, tmp_path, monkeypatch):
+    STARTED.clear()
+    attacks = [Restore(), Interrupted()]
+    path = tmp_path / "journal.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        _run(_inputs(world, attacks), Journal(path))
+    from falcon_unlearn.audit import runner
+
+    asked = []
+    plain = runner.score
+
+    def counting(subject, facts, attacked, formats, settings):
+        asked.append(attacked.variant)
+        return plain(subject, facts, attacked, formats, settings)
+
+    monkeypatch.setattr(runner, "score", counting)
+    resumed = _run(_inputs(world, attacks), Journal(path))
+    # The unlearned model's first attack and all baselines were finished.
+    assert "share-0.1" not in asked and "as it is" not in asked and "second" in asked
+    again = len(asked)
+    third = _run(_inputs(world, attacks), Journal(path))
+    assert len(asked) == again
+    plain_run = _run(_inputs(world, attacks))
+    for other in (third, plain_run):
+        assert _comparable(other) == _comparable(resumed)
+
+
+def _comparable(audit):
+    fields = {"attacks": {"__all__": {"seconds"}}, "seconds": True, "environment": True}
+    rows = sorted(row.model_dump_json() for row in audit.rows)
+    return audit.result.model_dump(exclude=fields), rows
+
+
+def test_several_seeds_are_run_in_the_chosen_variants(world):
+    result = _run(_inputs(world, [Restore()], seeds=(0, 1, 2))).result
+    entry = next(entry for entry in result.attacks if entry.format == "text")
+    assert entry.seeds == [0, 1, 2] and entry.seed_deviation == 0.0
+    assert entry.accuracy["unlearned"].value > 0.9
+
+
+def test_without_a_null_model_the_verdict_is_downgraded(world):
+    result = _run(_inputs(world, [Ask()], null=False)).result
+    assert result.null_source == "chance"
+    assert result.verdict in {"inconclusive", "suppressed"}
+    assert {record.role for record in result.models} == {"original", "unlearned"}
+
+
+def test_the_original_audited_against_itself_is_not_removed(world):
+    class Same:
+        original, unlearned, null = world.original, world.original, world.null
+        forget, retain = world.forget, world.retain
+
+    result = _run(_inputs(Same, [Ask()])).result
+    assert result.verdict == "not removed", result.reasons
+    assert any("same weights" in warning.message for warning in result.warnings)
+
+
+def test_the_null_audited_against_itself_is_never_accused(world):
+    class Retrained:
+        original, unlearned, null = world.original, world.null, world.null
+        forget, retain = world.forget, world.retain
+
+    result = _run(_inputs(Retrained, [Restore(shares=(0.0,)), Ask()], delta=0.2)).result
+    assert result.verdict in {"removed (bounded)", "inconclusive"}, result.reasons
+
+
+def test_gates_are_evaluated(world):
+    result = _run(_inputs(world, [Restore()], gates=("worst<=0.2", "utility_loss<=0.5"))).result
+    assert [(gate.expression, gate.passed) for gate in result.gates] == [
+        ("worst<=0.2", False),
+        ("utility_loss<=0.5", True),
+    ]
