@@ -34,6 +34,7 @@ class Journal:
         self.path = path
         self._sink = sink
         self._checked = False
+        self._told = False
 
     def append(self, key: str, record: Mapping[str, Any]) -> None:
         """Add one record; it survives a crash once this returns, and leaves no trace if this raises.
@@ -91,12 +92,10 @@ class Journal:
                 f"{self.path}, line {number}: damaged ({error})",
                 hint="A crash cannot do this. Restore the file, or remove it to compute everything again.",
             ) from error
-        self._sink(
-            Notice(
-                message=f"{self.path.name}, line {number}: torn by a crash and dropped; its work is repeated",
-                level="warning",
-            )
-        )
+        if not self._told:
+            words = f"{self.path.name}, line {number}: torn by a crash and dropped; its work is repeated"
+            self._sink(Notice(message=words, level="warning"))
+        self._told = True
 
     def _drop_torn_line(self) -> None:
         _, sound = self._load()
