@@ -54,6 +54,21 @@ def pad_token_ids(
     return ids_BL.to(device), mask_from_lengths(lengths).to(device)
 
 
+def state_files(folder: Path, name: str) -> list[Path]:
+    """Return the two files of cached states: inputs and outputs."""
+    return [folder / f"{name}.inputs", folder / f"{name}.outputs"]
+
+
+def open_states(
+    folder: Path, name: str, lengths: Sequence[int], hidden_size: int, dtype: torch.dtype
+) -> CachedStates:
+    """Open the files of cached states; those that exist keep their content."""
+    inputs, outputs = (
+        ActivationStore(path, lengths, hidden_size, dtype) for path in state_files(folder, name)
+    )
+    return CachedStates(inputs, outputs)
+
+
 @torch.no_grad()
 def cache_states(
     engine: BlockEngine,
@@ -83,10 +98,7 @@ def cache_states(
     first, last = window
     lengths = [len(sample) for sample in samples]
     hidden = engine.structure.hidden_size
-    stores = CachedStates(
-        ActivationStore(folder / f"{name}.inputs", lengths, hidden, store_dtype),
-        ActivationStore(folder / f"{name}.outputs", lengths, hidden, store_dtype),
-    )
+    stores = open_states(folder, name, lengths, hidden, store_dtype)
     done = 0
     with blocks_in_dtype(engine, first, last, compute_dtype):
         for batch in batches_by_length(lengths, batch_tokens):

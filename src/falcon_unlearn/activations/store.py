@@ -19,7 +19,7 @@ class ActivationStore:
     """Hold states of N samples as T x D on disk; only the rows asked for are read."""
 
     def __init__(self, path: Path, lengths: Sequence[int], hidden_size: int, dtype: torch.dtype) -> None:
-        """Create the file at its full size.
+        """Create the file at its full size; one that exists keeps its content.
 
         Raises:
             PrerequisiteError: The disk has too little free space; says how many bytes are needed.
@@ -28,9 +28,10 @@ class ActivationStore:
         self.offsets = tuple(torch.tensor([0, *self.lengths]).cumsum(0).tolist())
         self.num_bytes: int = self.offsets[-1] * hidden_size * dtype.itemsize
         free = shutil.disk_usage(path.parent).free
-        if self.num_bytes > free:
+        missing = self.num_bytes - (path.stat().st_size if path.is_file() else 0)
+        if missing > free:
             raise PrerequisiteError(
-                f"the cached states need {self.num_bytes / 2**30:.2f} GiB, {free / 2**30:.2f} GiB are free",
+                f"the cached states need {missing / 2**30:.2f} GiB, {free / 2**30:.2f} GiB are free",
                 hint="Free disk space, lower data.maximum_tokens or set `limit` on the corpora.",
             )
         # One flat shared mapping: torch reads bfloat16 from it, which NumPy's memmap cannot.

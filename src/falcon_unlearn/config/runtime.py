@@ -16,3 +16,6 @@ class RuntimeSettings(Settings):
     """Processor threads; None leaves the library's choice."""
     cache_batch_tokens: int = Field(default=1024, ge=64)
     """Tokens per forward pass while states are cached."""
+    save_seconds: float = Field(default=60.0, ge=0)
+    """Seconds between two saved states of the training, to go on from after a kill; 0 saves every step. Where
+    saving is slow, it is done more rarely."""

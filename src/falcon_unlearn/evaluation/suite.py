@@ -32,6 +32,8 @@ from falcon_unlearn.models.arithmetic import fast_arithmetic
 from falcon_unlearn.models.head import contiguous_head_input
 from falcon_unlearn.results import EvaluationResult, SetResult
 
+KeepSet = Callable[[str, Callable[[], SetResult]], SetResult]
+"""Receives the name of a measurement and the measurement."""
 _NO_ORIGINAL = "there is no original model to compare with"
 
 
@@ -53,6 +55,7 @@ def evaluate(
     original: OriginalWeights | None = None,
     sets: Sequence[EvaluationSet] | None = None,
     sink: EventSink = ignore_events,
+    keep: KeepSet | None = None,
 ) -> EvaluationResult:
     """Measure `model` on all sets and on the held-out share of the corpora.
 
@@ -70,6 +73,7 @@ def evaluate(
         original: context manager factory that swaps the original tensors into `model`; None: no divergence.
         sets: sets loaded before by `load_sets`; None loads them now.
         sink: receives one `Progress` event per measurement.
+        keep: gives back a set measured by an earlier process, or measures and keeps it; None measures all.
 
     Raises:
         DataError: an evaluation file is unusable or a text is too long.
@@ -92,7 +96,7 @@ def evaluate(
     with evaluation_mode(model) as dtype, contiguous_head_input(model):
         for done, job in enumerate(jobs):
             sink(Progress(stage="evaluate", done=done, total=len(jobs), message=job.message))
-            results.append(job.run())
+            results.append(job.run() if keep is None else keep(f"{done}: {job.message}", job.run))
     sink(Progress(stage="evaluate", done=len(jobs), total=len(jobs), message="done"))
     return EvaluationResult(
         label=label,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Literal
 
 from falcon_unlearn.config.model import ModelSettings
@@ -15,15 +16,21 @@ from falcon_unlearn.evaluation.suite import evaluate
 from falcon_unlearn.events import EventSink, ignore_events
 from falcon_unlearn.models.access import LoadedModel, load_model
 from falcon_unlearn.models.engine import tensors_replaced
+from falcon_unlearn.pipeline.resuming import standalone_work, weight_hashes, work_identity
 from falcon_unlearn.pipeline.workspace import Workspace, open_workspace, seeded, timed_stage
-from falcon_unlearn.results import EvaluationResult
-from falcon_unlearn.runs import public_name
+from falcon_unlearn.results import EvaluationResult, SetResult
+from falcon_unlearn.runs import Resume, WorkFolder, public_name
 
 OriginalWeights = Callable[[], AbstractContextManager[None]]
 
 
 def evaluate_model(
-    recipe: Recipe, *, sink: EventSink = ignore_events, original: str | None = None
+    recipe: Recipe,
+    *,
+    sink: EventSink = ignore_events,
+    original: str | None = None,
+    work: Path | None = None,
+    resume: Resume = "auto",
 ) -> EvaluationResult:
     """Load the recipe's model and measure it on the evaluation sets and the held-out texts.
 
@@ -31,6 +38,8 @@ def evaluate_model(
         recipe: Model, data and evaluation settings.
         sink: Receives progress.
         original: Model before unlearning; with it the divergence is measured.
+        work: Folder that keeps finished sets until all are: after a kill, the same call goes on from there.
+        resume: Go on with unfinished work if there is any, insist on it (`must`), or start again (`never`).
 
     Raises:
         FalconError: A model or the data cannot be used.
@@ -39,22 +48,29 @@ def evaluate_model(
     with seeded(recipe.seed, recipe.runtime.threads):
         sets = load_sets(recipe.evaluation, seed=recipe.seed)
         workspace = open_workspace(recipe, sink, seconds)
-        swap = None if original is None else swap_to_original(workspace.loaded, recipe.model, original)
-        return evaluate_in(workspace, recipe, "single", sets, swap, sink, seconds)
+        other = None if original is None else _load_original(recipe.model, original, workspace.loaded)
+        swap = None if other is None else swap_to_original(workspace.loaded, other)
+        further = {"original": None if other is None else weight_hashes(other)}
+        identity = work_identity("evaluate", workspace, recipe, sets, **further)
+        with standalone_work(work, identity, resume, sink) as kept:
+            return evaluate_in(workspace, recipe, "single", sets, swap, sink, seconds, kept)
 
 
-def swap_to_original(loaded: LoadedModel, settings: ModelSettings, original: str) -> OriginalWeights:
+def _load_original(settings: ModelSettings, original: str, loaded: LoadedModel) -> LoadedModel:
+    return load_model(settings.model_copy(update={"name": original, "revision": None}), loaded.model.device)
+
+
+def swap_to_original(loaded: LoadedModel, other: LoadedModel) -> OriginalWeights:
     """Return a factory of contexts in which `loaded` holds the original's weights; keeps only what differs.
 
     Raises:
         ModelError: The two models differ in more than the values of their tensors.
     """
-    other = load_model(settings.model_copy(update={"name": original, "revision": None}), loaded.model.device)
     own = dict(loaded.model.named_parameters())
     theirs = dict(other.model.named_parameters())
     if {n: p.shape for n, p in own.items()} != {n: p.shape for n, p in theirs.items()}:
         raise ModelError(
-            f"--original {public_name(original)!r} has other tensors than the model",
+            f"--original {public_name(other.name)!r} has other tensors than the model",
             hint="Give the model before unlearning.",
         )
     differing = {
@@ -73,8 +89,14 @@ def evaluate_in(
     original: OriginalWeights | None,
     sink: EventSink,
     seconds: dict[str, float],
+    work: WorkFolder | None = None,
 ) -> EvaluationResult:
-    """Measure the loaded model in its present state."""
+    """Measure the loaded model in its present state; `work` keeps every finished set."""
+
+    def keep(name: str, measure: Callable[[], SetResult]) -> SetResult:
+        key = f"evaluation {label} {name}"
+        return measure() if work is None else work.record(key, SetResult, measure)
+
     with timed_stage("evaluate", f"measuring ({label})", sink, seconds):
         return evaluate(
             workspace.loaded.model,
@@ -87,6 +109,7 @@ def evaluate_in(
             original=original,
             sets=sets,
             sink=sink,
+            keep=keep,
         )
 
 

@@ -20,19 +20,23 @@ from falcon_unlearn.evaluation.sets import EvaluationSet, load_sets
 from falcon_unlearn.events import EventSink, ignore_events
 from falcon_unlearn.models.access import LoadedModel
 from falcon_unlearn.models.engine import tensors_replaced
-from falcon_unlearn.models.safety.files import refuse_changed
 from falcon_unlearn.pipeline.evaluating import evaluate_in
+from falcon_unlearn.pipeline.resuming import kept_on_failure, weight_hashes, work_identity
 from falcon_unlearn.pipeline.selecting import no_selection, select_in
 from falcon_unlearn.pipeline.workspace import Workspace, fill_workspace, open_workspace, seeded, timed_stage
 from falcon_unlearn.report import model_card, render_report
 from falcon_unlearn.results import EvaluationResult, RunSummary, SelectionResult
 from falcon_unlearn.runs import (
     RECORDS,
+    Resume,
+    WorkFolder,
     capture_environment,
+    check_output,
     fingerprint,
+    open_work,
     public_name,
-    sha256_file,
     staged_folder,
+    work_path,
     write_json_atomic,
     write_manifest,
     write_text_atomic,
@@ -48,8 +52,12 @@ def run_pipeline(
     typed_recipe: str,
     command: str,
     sink: EventSink = ignore_events,
+    resume: Resume = "auto",
 ) -> RunSummary:
     """Load, measure, select, unlearn, measure again, write and report.
+
+    What is finished is kept in `.NAME.work` beside the output until all is: after a kill, the same call goes
+    on from there.
 
     Args:
         recipe: The validated recipe.
@@ -57,30 +65,49 @@ def run_pipeline(
         typed_recipe: The recipe as the user wrote it.
         command: A command that repeats the run.
         sink: Receives progress.
+        resume: Go on with unfinished work if there is any, insist on it (`must`), or start again (`never`).
 
     Raises:
         FalconError: Something cannot be used or went wrong; `output` does not exist then.
     """
-    return _run(recipe, output, typed_recipe, command, sink, evaluate=True)
+    return _run(recipe, output, typed_recipe, command, sink, resume, evaluate=True)
 
 
 def unlearn(
-    recipe: Recipe, output: Path, *, typed_recipe: str, command: str, sink: EventSink = ignore_events
+    recipe: Recipe,
+    output: Path,
+    *,
+    typed_recipe: str,
+    command: str,
+    sink: EventSink = ignore_events,
+    resume: Resume = "auto",
 ) -> RunSummary:
     """Run without evaluation: select unless the layer is fixed, unlearn, write, report."""
-    return _run(recipe, output, typed_recipe, command, sink, evaluate=False)
+    return _run(recipe, output, typed_recipe, command, sink, resume, evaluate=False)
 
 
 def _run(
-    recipe: Recipe, output: Path, typed: str, command: str, sink: EventSink, *, evaluate: bool
+    recipe: Recipe,
+    output: Path,
+    typed: str,
+    command: str,
+    sink: EventSink,
+    resume: Resume,
+    *,
+    evaluate: bool,
 ) -> RunSummary:
     seconds: dict[str, float] = {}
     with seeded(recipe.seed, recipe.runtime.threads), staged_folder(output) as staging:
         sets = load_sets(recipe.evaluation, seed=recipe.seed) if evaluate else []
         workspace = open_workspace(recipe, sink, seconds)
-        return _finish(
-            workspace, recipe, output, staging, typed, command, sink, seconds, sets if evaluate else None
-        )
+        identity = work_identity("run" if evaluate else "unlearn", workspace, recipe, sets)
+        work = open_work(work_path(check_output(output)), identity, resume, sink)
+        with kept_on_failure(work):
+            chosen = sets if evaluate else None
+            summary = _finish(workspace, recipe, output, staging, typed, command, sink, seconds, chosen, work)
+    # The output is in place; until then a kill must find the work.
+    work.remove()
+    return summary
 
 
 def run_loaded(
@@ -110,15 +137,17 @@ def _finish(
     sink: EventSink,
     seconds: dict[str, float],
     sets: list[EvaluationSet] | None,
+    work: WorkFolder | None = None,
 ) -> RunSummary:
     before = after = None
     if sets is not None:
-        before = evaluate_in(workspace, recipe, "before", sets, None, sink, seconds)
+        before = evaluate_in(workspace, recipe, "before", sets, None, sink, seconds, work)
     with TemporaryDirectory(dir=staging, prefix="scratch-") as scratch:
-        selection, session = train_in(workspace, recipe, sink, seconds, Path(scratch))
+        folder = Path(scratch) if work is None else work.folder("stores")
+        selection, session = train_in(workspace, recipe, sink, seconds, folder, work=work)
     if sets is not None:
         original = original_weights(workspace, session)
-        after = evaluate_in(workspace, recipe, "after", sets, original, sink, seconds)
+        after = evaluate_in(workspace, recipe, "after", sets, original, sink, seconds, work)
     with timed_stage("write", "writing the model", sink, seconds):
         write_model(staging, workspace, session)
     stages = Stages(selection, session, before, after)
@@ -153,6 +182,7 @@ def train_in(
     seconds: dict[str, float],
     scratch: Path,
     selection: SelectionResult | None = None,
+    work: WorkFolder | None = None,
 ) -> tuple[SelectionResult, Session]:
     """Select, unless a selection is given, and unlearn; the loaded model holds the result.
 
@@ -163,28 +193,34 @@ def train_in(
         seconds: Receives wall times by stage.
         scratch: Existing folder for the stores.
         selection: Result of an earlier step 1.
+        work: Keeps what is finished; nothing is kept if None.
 
     Raises:
         FalconError: The run diverged; the model holds its original tensors again.
     """
-    selection = selection or _select_for_method(workspace, recipe, sink, seconds, scratch)
+    selection = selection or _select_for_method(workspace, recipe, sink, seconds, scratch, work)
     engine, data = workspace.engine, workspace.data
     if recipe.method_entry.acts_on == "outputs":
         tokenizer = workspace.loaded.tokenizer
-        session = unlearn_outputs(engine, tokenizer, data, recipe, selection.layer, scratch, sink)
+        session = unlearn_outputs(engine, tokenizer, data, recipe, selection.layer, scratch, sink, work)
     else:
-        session = unlearn_window(engine, data, recipe, selection.layer, scratch, sink)
+        session = unlearn_window(engine, data, recipe, selection.layer, scratch, sink, work)
     seconds |= {"cache": session.result.seconds_cache, "train": session.result.seconds_train}
     return selection, session
 
 
 def _select_for_method(
-    workspace: Workspace, recipe: Recipe, sink: EventSink, seconds: dict[str, float], scratch: Path
+    workspace: Workspace,
+    recipe: Recipe,
+    sink: EventSink,
+    seconds: dict[str, float],
+    scratch: Path,
+    work: WorkFolder | None,
 ) -> SelectionResult:
     """Run step 1 where the method needs a layer."""
     if recipe.method_entry.acts_on == "outputs" and recipe.train.parameters != "window":
         return no_selection(workspace.engine.structure.num_blocks - 1)
-    return select_in(workspace, recipe, sink, seconds, scratch)
+    return select_in(workspace, recipe, sink, seconds, scratch, work)
 
 
 def write_model(staging: Path, workspace: Workspace, session: Session) -> None:
@@ -278,23 +314,6 @@ def _write_manifest(
         command=command,
         seconds=seconds,
     )
-
-
-def weight_hashes(loaded: LoadedModel) -> dict[str, str]:
-    """Return the sha256 of every weight file of the original model; empty for models that were in memory.
-
-    Raises:
-        ModelError: A file was changed since it was loaded.
-    """
-    path = Path(loaded.name).expanduser()
-    if loaded.folder is not None:
-        files = sorted(loaded.folder.glob("*.safetensors"))
-    else:
-        files = [path] if path.is_file() else []
-    hashes = {file.name: sha256_file(file) for file in files}
-    # Afterwards, so that a change during the hashing is seen too.
-    refuse_changed(loaded.folder or path.parent, loaded.marks)
-    return hashes
 
 
 def _base_card(folder: Path | None) -> str:

@@ -10,12 +10,15 @@ from pathlib import Path
 from torch import Tensor
 
 from falcon_unlearn.activations.collect import pool_all_layers
+from falcon_unlearn.activations.kept import kept_tensors
 from falcon_unlearn.config.recipe import Recipe
 from falcon_unlearn.data.corpora import Corpus
 from falcon_unlearn.events import EventSink, Progress, ignore_events
 from falcon_unlearn.models.engine import BlockEngine
+from falcon_unlearn.pipeline.resuming import standalone_work, work_identity
 from falcon_unlearn.pipeline.workspace import Workspace, open_workspace, seeded, timed_stage
 from falcon_unlearn.results import LayerValue, SelectionResult
+from falcon_unlearn.runs import Resume, WorkFolder
 from falcon_unlearn.selection.estimators import score_layers
 from falcon_unlearn.selection.rank import LayerChoice, LayerRanking, choose_layer, rank_layers
 from falcon_unlearn.selection.score import LayerScores
@@ -23,15 +26,29 @@ from falcon_unlearn.selection.settings import InformationSettings
 from falcon_unlearn.training.conflict_probe import probe_gradient_conflict
 
 
-def select_layer(recipe: Recipe, *, sink: EventSink = ignore_events) -> SelectionResult:
+def select_layer(
+    recipe: Recipe,
+    *,
+    sink: EventSink = ignore_events,
+    work: Path | None = None,
+    resume: Resume = "auto",
+) -> SelectionResult:
     """Load model and data and run step 1 alone.
+
+    Args:
+        recipe: Model, data and selection settings.
+        sink: Receives progress.
+        work: Folder that keeps what is finished until all is: after a kill, the same call goes on from there.
+        resume: Go on with unfinished work if there is any, insist on it (`must`), or start again (`never`).
 
     Raises:
         FalconError: The model, the data or the settings cannot be used.
     """
     with seeded(recipe.seed, recipe.runtime.threads):
         workspace = open_workspace(recipe, sink, {})
-        return select_in(workspace, recipe, sink, {})
+        identity = work_identity("select", workspace, recipe, [])
+        with standalone_work(work, identity, resume, sink) as kept:
+            return select_in(workspace, recipe, sink, {}, work=kept)
 
 
 def select_in(
@@ -40,14 +57,32 @@ def select_in(
     sink: EventSink,
     seconds: dict[str, float],
     scratch: Path | None = None,
+    work: WorkFolder | None = None,
 ) -> SelectionResult:
-    """Choose the loss layer of a loaded model, or record the one the user fixed."""
+    """Choose the loss layer of a loaded model, or record the one the user fixed; `work` keeps the choice."""
     if recipe.selection.layer is not None:
         return fixed_selection(recipe.selection.layer)
+    if work is None:
+        return _score_and_choose(workspace, recipe, sink, seconds, scratch, None)
+    return work.record(
+        "selection",
+        SelectionResult,
+        lambda: _score_and_choose(workspace, recipe, sink, seconds, scratch, work),
+    )
+
+
+def _score_and_choose(
+    workspace: Workspace,
+    recipe: Recipe,
+    sink: EventSink,
+    seconds: dict[str, float],
+    scratch: Path | None,
+    work: WorkFolder | None,
+) -> SelectionResult:
     with timed_stage("select", f"scoring {workspace.engine.structure.num_blocks} layers", sink, seconds):
         if recipe.selection.estimator == "gradient_conflict":
-            return _select_by_gradients(workspace, recipe, sink, scratch)
-        return _select_by_information(workspace, recipe, sink)
+            return _select_by_gradients(workspace, recipe, sink, scratch, work)
+        return _select_by_information(workspace, recipe, sink, work)
 
 
 def fixed_selection(layer: int) -> SelectionResult:
@@ -84,28 +119,35 @@ def candidate_range(recipe: Recipe, num_blocks: int) -> tuple[int, int]:
     return min(lowest, num_blocks - 1), max(min(lowest, num_blocks - 1), highest)
 
 
-def _select_by_information(workspace: Workspace, recipe: Recipe, sink: EventSink) -> SelectionResult:
+def _select_by_information(
+    workspace: Workspace, recipe: Recipe, sink: EventSink, work: WorkFolder | None
+) -> SelectionResult:
     started = time.perf_counter()
     chosen = {f"forget {c.name}": draw_samples(c, recipe, c.name) for c in workspace.data.forget}
     retain_rows = draw_mixture(workspace.data.retain, recipe)
     total = sum(map(len, chosen.values())) + len(retain_rows)
     done = 0
 
-    def pool(samples: Sequence[tuple[int, ...]]) -> dict[int, Tensor]:
+    def pool(key: str, samples: Sequence[tuple[int, ...]]) -> dict[int, Tensor]:
         nonlocal done
-        pooled = pool_all_layers(
-            workspace.engine,
-            samples,
-            pooling=recipe.selection.pooling,
-            sink_factor=recipe.objective.offset.sink_factor,
-            batch_tokens=recipe.runtime.cache_batch_tokens,
-            progress=lambda count, _: sink(Progress(stage="select", done=done + count, total=total)),
-        )
+
+        def compute() -> dict[str, Tensor]:
+            pooled = pool_all_layers(
+                workspace.engine,
+                samples,
+                pooling=recipe.selection.pooling,
+                sink_factor=recipe.objective.offset.sink_factor,
+                batch_tokens=recipe.runtime.cache_batch_tokens,
+                progress=lambda count, _: sink(Progress(stage="select", done=done + count, total=total)),
+            )
+            return {"pooled": pooled}
+
+        pooled = kept_tensors(work, f"pooled-{key}", compute)["pooled"]
         done += len(samples)
         return dict(enumerate(pooled))
 
-    forget = {name: pool(samples) for name, samples in chosen.items()}
-    retain = pool(retain_rows)
+    forget = {name: pool(f"forget-{n}", chosen[name]) for n, name in enumerate(chosen)}
+    retain = pool("retain", retain_rows)
     seconds_forward = time.perf_counter() - started
     started = time.perf_counter()
     settings = recipe.selection
@@ -127,7 +169,11 @@ def _select_by_information(workspace: Workspace, recipe: Recipe, sink: EventSink
 
 
 def _select_by_gradients(
-    workspace: Workspace, recipe: Recipe, sink: EventSink, scratch: Path | None
+    workspace: Workspace,
+    recipe: Recipe,
+    sink: EventSink,
+    scratch: Path | None,
+    work: WorkFolder | None,
 ) -> SelectionResult:
     from tempfile import TemporaryDirectory
 
@@ -141,6 +187,7 @@ def _select_by_gradients(
             range(candidates[0], candidates[1] + 1),
             Path(folder),
             sink,
+            work,
         )
     return _record(scores, workspace.engine, recipe, time.perf_counter() - started, time.perf_counter())
 

@@ -25,6 +25,7 @@ from falcon_unlearn.models.sampling import sample_texts
 from falcon_unlearn.models.text import TextEncoder
 from falcon_unlearn.results import DataResult
 from falcon_unlearn.runs import public_name
+from falcon_unlearn.stopping import current_stop
 
 _REMOTE_CODE = "model.trust_remote_code is on: Python code that comes with {} runs with all your rights"
 LoadCorpus = Callable[[CorpusSettings], LoadedCorpus]
@@ -42,6 +43,7 @@ class Workspace:
 @contextmanager
 def timed_stage(stage: str, message: str, sink: EventSink, seconds: dict[str, float]) -> Iterator[None]:
     """Announce a stage and add its wall time to `seconds`."""
+    current_stop().check()
     sink(StageStarted(stage=stage, message=message))
     started = time.perf_counter()
     yield

@@ -1,4 +1,4 @@
-"""Say what a run is: two processes that agree on this compute the same, so one may go on where the other ended."""
+"""Say what a run is: processes that agree on this compute the same, and may finish each other's work."""
 
 from __future__ import annotations
 

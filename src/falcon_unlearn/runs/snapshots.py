@@ -85,14 +85,12 @@ class Snapshots:
         self._remove_old()
 
     def newest(self) -> Snapshot | None:
-        """Return the newest state whose manifest and files verify; a damaged one is told, skipped and kept."""
+        """Return the newest state that verifies; a damaged one is told, skipped and kept."""
         for number, path in self._states():
             problem = self._problem(path, number)
             if problem is None:
                 return Snapshot(number, path)
-            self._sink(
-                Notice(message=f"saved state {path.name} is not used: {problem}", level="warning")
-            )
+            self._sink(Notice(message=f"saved state {path.name} is not used: {problem}", level="warning"))
         return None
 
     def numbers(self) -> list[int]:
@@ -133,7 +131,7 @@ class Snapshots:
         return next((words for file in manifest.files if (words := _compare(folder, file))), None)
 
     def _remove_old(self) -> None:
-        """Remove all but the newest complete states; one without a manifest is evidence of damage and stays."""
+        """Remove all but the newest complete states; one without a manifest is damaged and stays."""
         complete = [path for _, path in self._states() if (path / MANIFEST_FILE).is_file()]
         for path in complete[self.keep :]:
             # Renamed first: a kill during the removal must not leave what looks like a damaged state.

@@ -15,6 +15,7 @@ from falcon_unlearn.conflict import Gramian
 from falcon_unlearn.data.corpora import Corpus, PreparedData
 from falcon_unlearn.events import EventSink, Progress, ignore_events
 from falcon_unlearn.models.engine import BlockEngine
+from falcon_unlearn.runs import WorkFolder
 from falcon_unlearn.selection.gradients import score_gradient_conflict
 from falcon_unlearn.selection.score import LayerScores
 from falcon_unlearn.training.session import probe_window
@@ -32,8 +33,11 @@ def probe_gradient_conflict(
     layers: Iterable[int],
     folder: Path,
     sink: EventSink,
+    work: WorkFolder | None = None,
 ) -> LayerScores:
     """Return the mean cosine of forget and retain gradient at each layer, trained alone.
+
+    `work` keeps the products of every finished layer.
 
     Raises:
         NumericalError: A probe diverged, or has no retain gradient on all but one step.
@@ -50,7 +54,13 @@ def probe_gradient_conflict(
     gramians: dict[int, list[Gramian]] = {}
     for done, layer in enumerate(layers):
         sink(Progress(stage="select", done=done, total=len(layers), message=f"gradients at layer {layer}"))
+        kept = None if work is None else work.get(f"gradients at layer {layer}")
+        if kept is not None:
+            gramians[layer] = [Gramian(*row) for row in kept["gramians"]]
+            continue
         gramians[layer] = probe_window(engine, small, settings, layer, folder, ignore_events)[1:]
+        if work is not None:
+            work.put(f"gradients at layer {layer}", {"gramians": [list(row) for row in gramians[layer]]})
     sink(Progress(stage="select", done=len(layers), total=len(layers)))
     return score_gradient_conflict(gramians, num_resamples=recipe.selection.resamples, seed=recipe.seed)
 

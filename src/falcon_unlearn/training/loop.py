@@ -25,9 +25,11 @@ from falcon_unlearn.models.engine import BlockEngine
 from falcon_unlearn.objectives.base import RepresentationObjective, StateBatch
 from falcon_unlearn.objectives.losses import retention_loss
 from falcon_unlearn.optimizers import build_optimizer
+from falcon_unlearn.stopping import current_stop
 from falcon_unlearn.training.guards import NormGuard, check_finite_loss, check_finite_tensors
 from falcon_unlearn.training.masters import Masters
 from falcon_unlearn.training.schedule import scheduled_rate
+from falcon_unlearn.training.states import LoopState, TrainingStates
 
 NEGLIGIBLE_GRADIENT = 1e-5
 """Norm of a retain gradient, relative to the forget gradient, below which it is rounding noise."""
@@ -81,40 +83,63 @@ class UnlearningLoop:
         )
         self.learning_rate = learning_rate
         self.norm_guard = NormGuard(settings.divergence_factor)
-        self.num_tokens = 0
+        self.state = LoopState()
         self.gramians: list[Gramian] = []
         self._before_step: dict[str, Tensor] = {}
 
-    def run(self, plan: BatchPlan, sink: EventSink) -> TrainingOutcome:
-        """Take all steps, or stop where the utility budget ends.
+    def run(self, plan: BatchPlan, sink: EventSink, states: TrainingStates | None = None) -> TrainingOutcome:
+        """Take all steps that are missing, or stop where the utility budget ends.
+
+        Args:
+            plan: The batches of all steps.
+            sink: Receives one event per step.
+            states: Where the loop is saved and taken up; nowhere if None.
 
         Raises:
-            NumericalError: A loss, gradient or parameter is not finite, or the states blew up.
+            NumericalError: A loss, gradient, state or parameter is not finite, or the states blew up.
+            KeyboardInterrupt, Terminated: A signal came; the step was finished and the state saved.
         """
-        history: list[dict[str, float]] = []
+        states = states or TrainingStates()
+        self.state = states.restore(self.masters.values, self.optimizer)
+        self.masters.push()
+        started = time.perf_counter() - self.state.seconds
+        stop = current_stop()
+        for step in range(self.state.step, self.settings.steps):
+            with stop.postponed():
+                row = self.step(step, plan.batch(step))
+                if self._leaves_budget(row["retain_cosine_distance"]):
+                    # This distance belongs to the parameters before the step: those are the ones to leave.
+                    return self._back_inside(step + 1, max(0, step - 1))
+                self._advance(step, row, started)
+                sink(TrainingStepped(step=step + 1, total=self.settings.steps, metrics=row))
+                if states.due or stop.number is not None or step + 1 == self.settings.steps:
+                    states.save(self.state, self.masters.values, self.optimizer)
+            stop.check()
+        total = self.settings.steps
+        if self.settings.maximum_retain_drift is not None and self._leaves_budget(
+            self._retain_distance(plan.batch(total - 1))
+        ):
+            return self._back_inside(total, total - 1)
+        return TrainingOutcome("completed", total, total, self.state.history, self.state.num_tokens)
+
+    def _advance(self, step: int, row: dict[str, float], started: float) -> None:
+        self.state.history.append(row)
+        self.state.step = step + 1
+        self.state.seconds = time.perf_counter() - started
+        if self.settings.maximum_retain_drift is not None:
+            self.state.tensors["inside"] = self._before_step
+
+    def _leaves_budget(self, distance: float) -> bool:
         budget = self.settings.maximum_retain_drift
-        inside = self.masters.snapshot() if budget is not None else {}
-        for step in range(self.settings.steps):
-            row = self.step(step, plan.batch(step))
-            if budget is not None and row["retain_cosine_distance"] > budget:
-                # This distance belongs to the parameters before the step, so those are the ones to leave.
-                self.masters.restore(inside)
-                self.masters.push()
-                return TrainingOutcome(
-                    "stopped_on_budget", step + 1, max(0, step - 1), history, self.num_tokens
-                )
-            if budget is not None:
-                inside = self._before_step
-            history.append(row)
-            sink(TrainingStepped(step=step + 1, total=self.settings.steps, metrics=row))
-        if budget is not None and self._retain_distance(plan.batch(self.settings.steps - 1)) > budget:
-            self.masters.restore(inside)
-            self.masters.push()
-            return TrainingOutcome(
-                "stopped_on_budget", self.settings.steps, self.settings.steps - 1, history, self.num_tokens
-            )
+        return budget is not None and distance > budget
+
+    def _back_inside(self, steps_done: int, kept_step: int) -> TrainingOutcome:
+        """Go back to the last parameters inside the budget: those at the start if no step was inside."""
+        original = {name: value.float() for name, value in self.masters.original.items()}
+        self.masters.restore(self.state.tensors.get("inside", original))
+        self.masters.push()
         return TrainingOutcome(
-            "completed", self.settings.steps, self.settings.steps, history, self.num_tokens
+            "stopped_on_budget", steps_done, kept_step, self.state.history, self.state.num_tokens
         )
 
     def step(self, step: int, indices: StepBatch) -> dict[str, float]:
@@ -168,7 +193,7 @@ class UnlearningLoop:
         loss = (self.objective.forget_loss if forget else self.objective.retain_loss)(states_BLD, batch)
         names = list(self.masters.parameters)
         gradients = torch.autograd.grad(loss, [self.masters.parameters[name] for name in names])
-        self.num_tokens += int(batch.mask_BL.sum())
+        self.state.num_tokens += int(batch.mask_BL.sum())
         return (
             float(loss.detach()),
             {n: g.float() for n, g in zip(names, gradients, strict=True)},

@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from falcon_unlearn.activations.collect import cache_states, sink_tokens
+from falcon_unlearn.activations.collect import cache_states, open_states, sink_tokens, state_files
+from falcon_unlearn.activations.kept import kept_files
 from falcon_unlearn.config.recipe import Recipe
 from falcon_unlearn.conflict import Gramian
 from falcon_unlearn.data.batches import BatchPlan, plan_batches
@@ -25,10 +26,12 @@ from falcon_unlearn.objectives.circuit_breakers import CircuitBreakerObjective
 from falcon_unlearn.objectives.falcon import FalconObjective, fit_domain_directions, fit_retain_statistics
 from falcon_unlearn.objectives.rmu import RmuObjective
 from falcon_unlearn.results import TrainingResult
+from falcon_unlearn.runs import WorkFolder
 from falcon_unlearn.runs.memory import peak_memory_bytes
 from falcon_unlearn.training.cost import cache_flops, train_flops
 from falcon_unlearn.training.loop import CachedCorpus, TrainingOutcome, UnlearningLoop
 from falcon_unlearn.training.masters import Masters
+from falcon_unlearn.training.states import TrainingStates
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,13 @@ class _Caches:
 
 
 def unlearn_window(
-    engine: BlockEngine, data: PreparedData, recipe: Recipe, layer: int, folder: Path, sink: EventSink
+    engine: BlockEngine,
+    data: PreparedData,
+    recipe: Recipe,
+    layer: int,
+    folder: Path,
+    sink: EventSink,
+    work: WorkFolder | None = None,
 ) -> Session:
     """Unlearn at `layer`: the model's trained tensors hold the result, in the source dtype, on return.
 
@@ -68,11 +77,12 @@ def unlearn_window(
         layer: Loss layer, 0-based.
         folder: Existing scratch folder for the stores.
         sink: Receives progress.
+        work: Keeps stores and states, and gives them back after a kill; nothing is kept if None.
 
     Raises:
         NumericalError: The run diverged; the model holds its original tensors again.
     """
-    run = _train(engine, data, recipe, layer, folder, sink)
+    run = _train(engine, data, recipe, layer, folder, sink, work)
     changed = run.masters.commit()
     return Session(_record(engine, recipe, run, data), changed, run.masters.original)
 
@@ -99,14 +109,20 @@ class _TrainedRun:
 
 
 def _train(
-    engine: BlockEngine, data: PreparedData, recipe: Recipe, layer: int, folder: Path, sink: EventSink
+    engine: BlockEngine,
+    data: PreparedData,
+    recipe: Recipe,
+    layer: int,
+    folder: Path,
+    sink: EventSink,
+    work: WorkFolder | None = None,
 ) -> _TrainedRun:
     settings = recipe.train
     window = (layer - settings.layers + 1, layer)
     blocks = range(window[0], window[1] + 1)
     layers = resolve_trained_parameters(engine.model, engine.structure, settings.modules, blocks)
     masters = Masters(engine.model, list(layers))
-    caches = _cache_all(engine, data, recipe, window, folder, sink)
+    caches = _cache_all(engine, data, recipe, window, folder, sink, work)
     started = time.perf_counter()
     sink(StageStarted(stage="train", message=f"{settings.steps} steps on blocks {window[0]}-{window[1]}"))
     rate = resolve_learning_rate(settings.learning_rate, settings.relative_step, masters)
@@ -130,14 +146,28 @@ def _train(
                 settings,
                 rate,
             )
-            outcome = loop.run(step_plan(data, recipe), sink)
+            outcome = loop.run(step_plan(data, recipe), sink, training_states(work, recipe))
         finished = True
     finally:
         if not finished:
             masters.revert()
-    seconds = time.perf_counter() - started
-    sink(StageFinished(stage="train", seconds=seconds))
+    sink(StageFinished(stage="train", seconds=time.perf_counter() - started))
+    seconds = loop.state.seconds
     return _TrainedRun(window, layers, masters, caches, outcome, loop.gramians, rate, seconds)
+
+
+def training_states(work: WorkFolder | None, recipe: Recipe) -> TrainingStates:
+    """Return where the loop's states are kept."""
+    snapshots = None if work is None else work.snapshots("training")
+    return TrainingStates(snapshots, recipe.runtime.save_seconds)
+
+
+def settled_dtype(work: WorkFolder | None, key: str, requested: str, device: torch.device) -> torch.dtype:
+    """Decide a dtype, once for all processes of a run: `auto` measures, and could measure otherwise later."""
+    if work is None:
+        return resolve_compute_dtype(requested, device)
+    name = work.value(key, lambda: str(resolve_compute_dtype(requested, device)).removeprefix("torch."))
+    return resolve_compute_dtype(name, device)
 
 
 def resolve_learning_rate(requested: float | str, relative_step: float, masters: Masters) -> float:
@@ -169,28 +199,39 @@ def _cache_all(
     window: tuple[int, int],
     folder: Path,
     sink: EventSink,
+    work: WorkFolder | None = None,
 ) -> _Caches:
     started = time.perf_counter()
-    compute_dtype = resolve_compute_dtype(recipe.train.compute_dtype, engine.device)
+    compute_dtype = settled_dtype(work, "compute_dtype", recipe.train.compute_dtype, engine.device)
     store_dtype = compute_dtype
     if recipe.train.store_dtype != "auto":
-        store_dtype = resolve_compute_dtype(recipe.train.store_dtype, engine.device)
+        store_dtype = settled_dtype(work, "store_dtype", recipe.train.store_dtype, engine.device)
     sink(StageStarted(stage="cache", message=f"states around blocks {window[0]}-{window[1]}"))
     total = sum(len(corpus.training) for corpus in (*data.forget, *data.retain))
     done = 0
 
     def cache(corpus: Corpus, kind: str) -> CachedCorpus:
         nonlocal done
-        states = cache_states(
-            engine,
-            [example.input_ids for example in corpus.training],
-            window,
-            folder,
-            f"{kind}-{corpus.name}",
-            compute_dtype=compute_dtype,
-            store_dtype=store_dtype,
-            batch_tokens=recipe.runtime.cache_batch_tokens,
-            progress=lambda count, _: sink(Progress(stage="cache", done=done + count, total=total)),
+        samples = [example.input_ids for example in corpus.training]
+        name = f"{kind}-{corpus.name}"
+        states = kept_files(
+            work,
+            f"cache:{name}",
+            state_files(folder, name),
+            compute=lambda: cache_states(
+                engine,
+                samples,
+                window,
+                folder,
+                name,
+                compute_dtype=compute_dtype,
+                store_dtype=store_dtype,
+                batch_tokens=recipe.runtime.cache_batch_tokens,
+                progress=lambda count, _: sink(Progress(stage="cache", done=done + count, total=total)),
+            ),
+            reopen=lambda: open_states(
+                folder, name, list(map(len, samples)), engine.structure.hidden_size, store_dtype
+            ),
         )
         done += len(corpus.training)
         masks = tuple(

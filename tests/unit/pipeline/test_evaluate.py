@@ -66,7 +66,7 @@ def test_evaluating_twice_gives_the_same_record(bench):
 def test_swapping_holds_only_what_differs_and_restores_the_same_tensors(bench, unlearned):
     loaded = load_model(ModelSettings(name=str(unlearned)), torch.device("cpu"))
     addresses = {name: p.data_ptr() for name, p in loaded.model.named_parameters()}
-    swap = swap_to_original(loaded, ModelSettings(name=str(unlearned)), bench.path("model"))
+    swap = swap_to_original(loaded, load_model(ModelSettings(name=bench.path("model")), torch.device("cpu")))
     with swap():
         inside = dict(loaded.model.named_parameters())
         moved = [name for name, p in inside.items() if p.data_ptr() != addresses[name]]

@@ -20,12 +20,14 @@ from falcon_unlearn.models.engine import BlockEngine
 from falcon_unlearn.models.packing import head_logits, supervised_states
 from falcon_unlearn.objectives.outputs.base import OutputObjective, TokenBatch
 from falcon_unlearn.optimizers import build_optimizer
+from falcon_unlearn.stopping import current_stop
 from falcon_unlearn.training.guards import check_finite_loss, check_finite_tensors
 from falcon_unlearn.training.loop import combine
 from falcon_unlearn.training.outputs.corpora import OutputCorpus, build_batch
 from falcon_unlearn.training.outputs.reference import FrozenHead
 from falcon_unlearn.training.outputs.trainables import Trainables
 from falcon_unlearn.training.schedule import scheduled_rate
+from falcon_unlearn.training.states import LoopState, TrainingStates
 
 Gradients = dict[str, Tensor]
 
@@ -65,21 +67,38 @@ class OutputLoop:
             weight_decay=recipe.train.weight_decay,
         )
         self.everything = recipe.data.loss_on == "all"
-        self.num_tokens = 0
+        self.state = LoopState()
 
-    def run(self, plan: BatchPlan, sink: EventSink) -> list[dict[str, float]]:
-        """Take all steps and return one row of diagnostics for each.
+    def run(
+        self, plan: BatchPlan, sink: EventSink, states: TrainingStates | None = None
+    ) -> list[dict[str, float]]:
+        """Take all steps that are missing and return one row of diagnostics for each.
+
+        Args:
+            plan: The batches of all steps.
+            sink: Receives one event per step.
+            states: Where the loop is saved and taken up; nowhere if None.
 
         Raises:
             NumericalError: A loss, gradient or parameter is not finite.
+            KeyboardInterrupt, Terminated: A signal came; the step was finished and the state saved.
         """
-        history = []
+        states = states or TrainingStates()
+        self.state = states.restore(self.trainables.values, self.optimizer)
+        self.trainables.push()
+        started = time.perf_counter() - self.state.seconds
         total = self.recipe.train.steps
-        for step in range(total):
-            row = self.step(step, plan.batch(step))
-            history.append(row)
-            sink(TrainingStepped(step=step + 1, total=total, metrics=row))
-        return history
+        stop = current_stop()
+        for step in range(self.state.step, total):
+            with stop.postponed():
+                row = self.step(step, plan.batch(step))
+                self.state.history.append(row)
+                self.state.step, self.state.seconds = step + 1, time.perf_counter() - started
+                sink(TrainingStepped(step=step + 1, total=total, metrics=row))
+                if states.due or stop.number is not None or step + 1 == total:
+                    states.save(self.state, self.trainables.values, self.optimizer)
+            stop.check()
+        return self.state.history
 
     def step(self, step: int, indices: StepBatch) -> dict[str, float]:
         """Take one step and return its diagnostics."""
@@ -125,7 +144,7 @@ class OutputLoop:
         leaves = [self.trainables.parameters[name] for name in names]
         # A loss may leave parts of the model alone, such as an embedding that no token of the batch uses.
         gradients = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
-        self.num_tokens += packed.num_tokens
+        self.state.num_tokens += packed.num_tokens
         with torch.no_grad():
             original_M = ~batch.is_alternative_B[batch.owners_M]
             values_M = logits_MV.log_softmax(-1).gather(1, batch.labels_M[:, None])[:, 0][original_M]

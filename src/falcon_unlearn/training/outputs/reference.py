@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from falcon_unlearn.activations.collect import batches_by_length
@@ -62,6 +63,41 @@ def num_labels(example: EncodedExample, *, everything: bool) -> int:
     return len(example.input_ids) - 1 if everything else sum(example.answer_mask[1:])
 
 
+def _open_store(
+    engine: BlockEngine, examples: Sequence[EncodedExample], file: Path, *, everything: bool
+) -> ActivationStore:
+    head: Any = engine.model.get_output_embeddings
+    weight = head().weight
+    counts = [num_labels(example, everything=everything) for example in examples]
+    return ActivationStore(file, counts, weight.shape[1], weight.dtype)
+
+
+@dataclass(frozen=True)
+class FrozenFiles:
+    """Name the files of one list of samples."""
+
+    states: Path
+    log_probabilities: Path
+
+    def save(self, outputs: FrozenOutputs) -> None:
+        """Write what is in memory beside the store."""
+        if outputs.log_probabilities:
+            save_file({"values": torch.cat(outputs.log_probabilities)}, self.log_probabilities)
+
+    def open(
+        self, engine: BlockEngine, examples: Sequence[EncodedExample], *, everything: bool
+    ) -> FrozenOutputs:
+        """Return what an earlier process froze into the files."""
+        outputs = FrozenOutputs()
+        if self.states.is_file():
+            outputs.states = _open_store(engine, examples, self.states, everything=everything)
+        if self.log_probabilities.is_file():
+            counts = [num_labels(example, everything=everything) for example in examples]
+            values = load_file(self.log_probabilities)["values"]
+            outputs.log_probabilities = list(torch.split(values, counts))
+        return outputs
+
+
 @torch.no_grad()
 def freeze_outputs(
     engine: BlockEngine,
@@ -90,9 +126,7 @@ def freeze_outputs(
         return outputs
     counts = [num_labels(example, everything=everything) for example in examples]
     if "distribution" in wanted:
-        head: Any = engine.model.get_output_embeddings
-        weight = head().weight
-        outputs.states = ActivationStore(file, counts, weight.shape[1], weight.dtype)
+        outputs.states = _open_store(engine, examples, file, everything=everything)
     if "log_probabilities" in wanted:
         outputs.log_probabilities = [torch.empty(0)] * len(examples)
     done = 0

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from falcon_unlearn.activations.kept import kept_files
 from falcon_unlearn.config.recipe import Recipe
 from falcon_unlearn.data.corpora import Corpus, PreparedData
 from falcon_unlearn.errors import UsageError
@@ -19,21 +20,23 @@ from falcon_unlearn.events import EventSink, Notice, Progress, StageFinished, St
 from falcon_unlearn.examples import EncodedExample
 from falcon_unlearn.models.adapters import LORA_WARNING, lora_adapters
 from falcon_unlearn.models.engine import BlockEngine, parameters_in_dtype
-from falcon_unlearn.models.precision import resolve_compute_dtype
 from falcon_unlearn.objectives.outputs.build import build_output_objective
 from falcon_unlearn.results import TrainingResult
+from falcon_unlearn.runs import WorkFolder
 from falcon_unlearn.runs.memory import peak_memory_bytes
 from falcon_unlearn.training.masters import Masters
 from falcon_unlearn.training.outputs.alternatives import alternative_examples
 from falcon_unlearn.training.outputs.corpora import OutputCorpus
 from falcon_unlearn.training.outputs.loop import OutputLoop
-from falcon_unlearn.training.outputs.reference import FrozenHead, freeze_outputs
+from falcon_unlearn.training.outputs.reference import FrozenFiles, FrozenHead, FrozenOutputs, freeze_outputs
 from falcon_unlearn.training.outputs.trainables import AdapterValues, Trainables, trained_names
 from falcon_unlearn.training.session import (
     Session,
     count_parameters,
     resolve_learning_rate,
+    settled_dtype,
     step_plan,
+    training_states,
 )
 
 
@@ -45,6 +48,7 @@ def unlearn_outputs(
     layer: int,
     folder: Path,
     sink: EventSink,
+    work: WorkFolder | None = None,
 ) -> Session:
     """Unlearn through the model's predictions: the trained tensors hold the result on return.
 
@@ -56,17 +60,18 @@ def unlearn_outputs(
         layer: Last trained block where only a window is trained.
         folder: Existing scratch folder for the store.
         sink: Receives progress.
+        work: Keeps what is finished, and gives it back after a kill; nothing is kept if None.
 
     Raises:
         UsageError: The recipe asks for what this kind of method cannot do.
         NumericalError: The run diverged; the model holds its original tensors again.
     """
     check_recipe(recipe)
-    dtype = resolve_compute_dtype(recipe.train.compute_dtype, engine.device)
+    dtype = settled_dtype(work, "compute_dtype", recipe.train.compute_dtype, engine.device)
     names = trained_names(engine.model, engine.structure, recipe, layer)
     masters = Masters(engine.model, list(names))
     with parameters_in_dtype(list(engine.model.parameters()), dtype):
-        frozen = _freeze(engine, tokenizer, data, recipe, folder, sink)
+        frozen = _freeze(engine, tokenizer, data, recipe, folder, sink, work)
         started = time.perf_counter()
         sink(StageStarted(stage="train", message=_stage_message(recipe, len(names))))
         finished = False
@@ -77,17 +82,16 @@ def unlearn_outputs(
                 loop = OutputLoop(
                     engine, trainables, layers, frozen.forget, frozen.retain, objective, recipe, rate, head
                 )
-                history = loop.run(step_plan(data, recipe), sink)
+                history = loop.run(step_plan(data, recipe), sink, training_states(work, recipe))
             finished = True
         finally:
             if not finished:
                 masters.revert()
     if recipe.method == "task_vector":
         negate_task_vector(masters, recipe.objective.task_vector.scale)
-    seconds = time.perf_counter() - started
-    sink(StageFinished(stage="train", seconds=seconds))
+    sink(StageFinished(stage="train", seconds=time.perf_counter() - started))
     changed = masters.commit()
-    run = _Finished(history, names, rate, dtype, frozen, seconds, loop.num_tokens)
+    run = _Finished(history, names, rate, dtype, frozen, loop.state.seconds, loop.state.num_tokens)
     return Session(_record(engine, recipe, data, masters, run), changed, masters.original)
 
 
@@ -140,6 +144,7 @@ def _freeze(
     recipe: Recipe,
     folder: Path,
     sink: EventSink,
+    work: WorkFolder | None,
 ) -> _Frozen:
     started = time.perf_counter()
     needs = recipe.method_entry.needs
@@ -150,22 +155,41 @@ def _freeze(
     everything = recipe.data.loss_on == "all"
 
     def freeze(corpus: Corpus, kind: str, wanted: frozenset[str]) -> OutputCorpus:
-        def outputs(examples: tuple[EncodedExample, ...], suffix: str) -> Any:
-            return freeze_outputs(
-                engine,
-                examples,
-                wanted,
-                folder / f"{kind}-{corpus.name}{suffix}.frozen",
-                everything=everything,
-                batch_tokens=recipe.runtime.cache_batch_tokens,
-                progress=lambda done: sink(Progress(stage="cache", done=done, total=len(examples))),
+        def outputs(examples: tuple[EncodedExample, ...], suffix: str) -> FrozenOutputs:
+            name = f"{kind}-{corpus.name}{suffix}"
+            files = FrozenFiles(folder / f"{name}.frozen", folder / f"{name}.log-probabilities")
+
+            def compute() -> FrozenOutputs:
+                outputs = freeze_outputs(
+                    engine,
+                    examples,
+                    wanted,
+                    files.states,
+                    everything=everything,
+                    batch_tokens=recipe.runtime.cache_batch_tokens,
+                    progress=lambda done: sink(Progress(stage="cache", done=done, total=len(examples))),
+                )
+                if work is not None:
+                    files.save(outputs)
+                return outputs
+
+            return kept_files(
+                work,
+                f"cache:{name}",
+                [files.states, files.log_probabilities],
+                compute=compute,
+                reopen=lambda: files.open(engine, examples, everything=everything),
             )
 
         examples = corpus.training
         if kind == "retain" or "alternatives" not in needs:
             return OutputCorpus(corpus.name, examples, outputs(examples, ""))
-        others = alternative_examples(
-            engine.model, tokenizer, examples, recipe.objective.alternatives, recipe.seed
+        others = _kept_examples(
+            work,
+            f"alternatives:{corpus.name}",
+            lambda: alternative_examples(
+                engine.model, tokenizer, examples, recipe.objective.alternatives, recipe.seed
+            ),
         )
         return OutputCorpus(corpus.name, examples, outputs(examples, ""), others, outputs(others, "-other"))
 
@@ -174,6 +198,18 @@ def _freeze(
     seconds = time.perf_counter() - started
     sink(StageFinished(stage="cache", seconds=seconds))
     return _Frozen(forget, retain, "distribution" in (needs | retain_needs), seconds)
+
+
+def _kept_examples(
+    work: WorkFolder | None, key: str, compute: Callable[[], tuple[EncodedExample, ...]]
+) -> tuple[EncodedExample, ...]:
+    """Return examples that an earlier process made, or make and keep them."""
+    if work is None:
+        return compute()
+    if work.get(key) is None:
+        work.put(key, {"examples": [astuple(example) for example in compute()]})
+    rows = (work.get(key) or {})["examples"]
+    return tuple(EncodedExample(tuple(ids), tuple(mask), text, cut) for ids, mask, text, cut in rows)
 
 
 @contextmanager
