@@ -8,7 +8,13 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from falcon_unlearn.cli.invocation import invocation
-from falcon_unlearn.cli.options import DEFAULT_DISPLAY, DisplayOptions, SeedArgument, parse_seed
+from falcon_unlearn.cli.options import (
+    DEFAULT_DISPLAY,
+    DisplayOptions,
+    ResumeArgument,
+    SeedArgument,
+    parse_seed,
+)
 
 DEFAULT_OUTPUT = "falcon-demo"
 
@@ -24,6 +30,7 @@ def demo(
         ),
     ] = None,
     seed: SeedArgument = None,
+    resume: ResumeArgument = "auto",
     display: DisplayOptions = DEFAULT_DISPLAY,
 ) -> None:
     """Run the demonstration."""
@@ -40,7 +47,7 @@ def demo(
     with display.progress() as sink:
         from falcon_unlearn.demo.run import run_demo
 
-        summary = run_demo(target, seed=number, sink=sink, command=invocation())
+        summary = run_demo(target, seed=number, sink=sink, command=invocation(), resume=resume)
     print_result(summary, show_run, as_json=display.json)
 
 

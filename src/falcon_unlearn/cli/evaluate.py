@@ -13,6 +13,7 @@ from falcon_unlearn.cli.options import (
     DisplayOptions,
     ModelArgument,
     RecipeOptions,
+    ResumeArgument,
 )
 
 
@@ -23,22 +24,29 @@ def evaluate(
         str | None, Parameter(metavar="MODEL", help="Model before the change, for the divergence to it.")
     ] = None,
     output: Annotated[
-        Path | None, Parameter(name=["--output", "-o"], metavar="FILE", help="Also write the result as JSON.")
+        Path | None,
+        Parameter(
+            name=["--output", "-o"],
+            metavar="FILE",
+            help="Also write the result as JSON; with it, a killed command can go on.",
+        ),
     ] = None,
+    resume: ResumeArgument = "auto",
     options: RecipeOptions = DEFAULT_RECIPE,
     display: DisplayOptions = DEFAULT_DISPLAY,
 ) -> None:
     """Measure one model."""
     from falcon_unlearn.cli.console import check_result_file, print_result
     from falcon_unlearn.cli.tables import show_evaluation
-    from falcon_unlearn.runs import write_json_atomic
+    from falcon_unlearn.runs import work_path, write_json_atomic
 
     recipe, _ = options.load(model)
     check_result_file(output)
+    work = None if output is None else work_path(output)
     with display.progress() as sink:
         from falcon_unlearn.pipeline import evaluate_model
 
-        result = evaluate_model(recipe, sink=sink, original=original)
+        result = evaluate_model(recipe, sink=sink, original=original, work=work, resume=resume)
     if output is not None:
         write_json_atomic(output, result)
     print_result(result, show_evaluation, as_json=display.json)

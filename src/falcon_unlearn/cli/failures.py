@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import sys
-import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from types import FrameType
+from collections.abc import Callable, Sequence
 
+from falcon_unlearn.cli.invocation import repeat_command
 from falcon_unlearn.cli.terminal import clean
 from falcon_unlearn.errors import FalconError
+from falcon_unlearn.stopping import Terminated, stop_signals
 
 UNEXPECTED = 1
 USAGE = 2
@@ -21,27 +20,23 @@ BROKEN_PIPE = 141
 TERMINATED = 143
 
 
-class Terminated(BaseException):
-    """Unwind the stack on SIGTERM, so that staging folders and locks are removed."""
-
-
 def run_guarded(action: Callable[[], object]) -> int:
     """Run `action` and return an exit code; every failure is told on standard error.
 
     `FALCON_DEBUG=1` adds the traceback.
     """
     try:
-        with _terminable():
+        with stop_signals():
             action()
             sys.stdout.flush()
     except FalconError as error:
-        _tell(error.message, error.hint)
+        _tell(error.message, "\n".join(filter(None, [error.hint, _go_on(error)])) or None)
         return _finish(error, error.exit_code)
     except KeyboardInterrupt as error:
-        _tell("interrupted; nothing half-written was left", None)
+        _tell("interrupted; nothing half-written was left", _go_on(error))
         return _finish(error, INTERRUPTED)
     except Terminated as error:
-        _tell("terminated; nothing half-written was left", None)
+        _tell("terminated; nothing half-written was left", _go_on(error))
         return _finish(error, TERMINATED)
     except BrokenPipeError:
         # The reader of our output went away; Python would complain again while flushing at exit.
@@ -83,6 +78,12 @@ def _tell(message: str, hint: str | None) -> None:
             print(" hint: " + "\n       ".join(clean(hint).splitlines()), file=sys.stderr)
 
 
+def _go_on(error: BaseException) -> str | None:
+    """Say how to go on where a failure left finished work, which is what notes of exceptions tell."""
+    notes: list[str] = getattr(error, "__notes__", [])
+    return "; ".join(notes) + f"; go on with: {repeat_command()}" if notes else None
+
+
 def _finish(error: BaseException, code: int) -> int:
     if _debugging():
         traceback.print_exception(error)
@@ -91,22 +92,3 @@ def _finish(error: BaseException, code: int) -> int:
 
 def _debugging() -> bool:
     return os.environ.get("FALCON_DEBUG", "") not in {"", "0"}
-
-
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """Turn the first SIGTERM into `Terminated`; a second one ends the process at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def terminate(number: int, frame: FrameType | None) -> None:
-        del frame
-        signal.signal(number, signal.SIG_DFL)
-        raise Terminated
-
-    previous = signal.signal(signal.SIGTERM, terminate)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)

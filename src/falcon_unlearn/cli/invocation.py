@@ -22,6 +22,15 @@ def invocation() -> str:
     return shlex.join(["falcon-unlearn", *(public_text(_publish(a)) for a in _ARGUMENTS.get())])
 
 
+def repeat_command() -> str:
+    """Return the command as typed, to go on with unfinished work; for the terminal, not for publication."""
+    kept = list(_ARGUMENTS.get())
+    # Started again with `--resume never`, it would throw away what it should go on with.
+    for at in [i for i, argument in enumerate(kept) if argument == "--resume"][::-1]:
+        del kept[at : at + 2]
+    return shlex.join(["falcon-unlearn", *(a for a in kept if not a.startswith("--resume="))])
+
+
 def _publish(argument: str) -> str:
     """Shorten `/a/b`, `NAME=/a/b` and `--flag=/a/b`."""
     name, equals, value = argument.rpartition("=")

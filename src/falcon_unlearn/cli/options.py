@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -24,6 +24,13 @@ OutputFolder = Annotated[
     Path, Parameter(name=["--output", "--output-dir", "-o"], metavar="DIR", help="New folder for the result.")
 ]
 SeedArgument = Annotated[str | None, Parameter(metavar="N", help="Seed of everything random; 0 by default.")]
+ResumeArgument = Annotated[
+    Literal["auto", "must", "never"],
+    Parameter(
+        metavar="auto|must|never",
+        help="Go on with the unfinished work of a killed command (auto), insist on it, or start again.",
+    ),
+]
 _SOURCE = re.compile(r"^(?P<name>[A-Za-z0-9][A-Za-z0-9_-]{0,63})=(?P<path>.+)$", re.DOTALL)
 
 

@@ -10,6 +10,7 @@ from falcon_unlearn.cli.options import (
     ModelArgument,
     OutputFolder,
     RecipeOptions,
+    ResumeArgument,
 )
 
 
@@ -17,6 +18,7 @@ def run(
     model: ModelArgument = None,
     *,
     output: OutputFolder,
+    resume: ResumeArgument = "auto",
     options: RecipeOptions = DEFAULT_RECIPE,
     display: DisplayOptions = DEFAULT_DISPLAY,
 ) -> None:
@@ -30,5 +32,7 @@ def run(
     with display.progress() as sink:
         from falcon_unlearn.pipeline import run_pipeline
 
-        summary = run_pipeline(recipe, output, typed_recipe=typed, command=invocation(), sink=sink)
+        summary = run_pipeline(
+            recipe, output, typed_recipe=typed, command=invocation(), sink=sink, resume=resume
+        )
     print_result(summary, show_run, as_json=display.json)

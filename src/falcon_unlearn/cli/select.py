@@ -13,6 +13,7 @@ from falcon_unlearn.cli.options import (
     DisplayOptions,
     ModelArgument,
     RecipeOptions,
+    ResumeArgument,
 )
 
 
@@ -20,22 +21,29 @@ def select(
     model: ModelArgument = None,
     *,
     output: Annotated[
-        Path | None, Parameter(name=["--output", "-o"], metavar="FILE", help="Also write the result as JSON.")
+        Path | None,
+        Parameter(
+            name=["--output", "-o"],
+            metavar="FILE",
+            help="Also write the result as JSON; with it, a killed command can go on.",
+        ),
     ] = None,
+    resume: ResumeArgument = "auto",
     options: RecipeOptions = DEFAULT_RECIPE,
     display: DisplayOptions = DEFAULT_DISPLAY,
 ) -> None:
     """Run step 1."""
     from falcon_unlearn.cli.console import check_result_file, print_result
     from falcon_unlearn.cli.tables import show_selection
-    from falcon_unlearn.runs import write_json_atomic
+    from falcon_unlearn.runs import work_path, write_json_atomic
 
     recipe, _ = options.load(model)
     check_result_file(output)
+    work = None if output is None else work_path(output)
     with display.progress() as sink:
         from falcon_unlearn.pipeline import select_layer
 
-        result = select_layer(recipe, sink=sink)
+        result = select_layer(recipe, sink=sink, work=work, resume=resume)
     if output is not None:
         write_json_atomic(output, result)
     print_result(result, show_selection, as_json=display.json)

@@ -15,7 +15,7 @@ from falcon_unlearn.demo.weights import MODEL_NAME, smollm2_folder
 from falcon_unlearn.events import EventSink, ignore_events
 from falcon_unlearn.pipeline import run_pipeline
 from falcon_unlearn.results import RunSummary
-from falcon_unlearn.runs import RECORDS, check_output
+from falcon_unlearn.runs import RECORDS, Resume, check_output
 
 CONTENT = "demo"
 """Folder of the demo's texts and questions, beside the recipe in the output."""
@@ -75,7 +75,12 @@ def demo_recipe(model: str, folder: Path, seed: int = 0) -> Recipe:
 
 
 def run_demo(
-    output: Path, *, seed: int = 0, sink: EventSink = ignore_events, command: str = "falcon-unlearn demo"
+    output: Path,
+    *,
+    seed: int = 0,
+    sink: EventSink = ignore_events,
+    command: str = "falcon-unlearn demo",
+    resume: Resume = "auto",
 ) -> RunSummary:
     """Make SmolLM2-135M-Instruct forget chemical symbols and postal codes, and write model and report.
 
@@ -84,6 +89,7 @@ def run_demo(
         seed: Seed of everything random.
         sink: Receives progress.
         command: A command that repeats the run.
+        resume: As for `run_pipeline`.
 
     Raises:
         FalconError: The weights cannot be had, or as `run_pipeline`; `output` does not exist then.
@@ -94,7 +100,7 @@ def run_demo(
         write_demo_files(Path(folder))
         recipe = demo_recipe(str(model), Path(folder), seed)
         typed = recipe_text(recipe, Path(folder))
-        summary = run_pipeline(recipe, output, typed_recipe=typed, command=command, sink=sink)
+        summary = run_pipeline(recipe, output, typed_recipe=typed, command=command, sink=sink, resume=resume)
     # With the content beside it, the recipe in the output can be run and changed.
     write_demo_files(output / RECORDS / CONTENT)
     return summary

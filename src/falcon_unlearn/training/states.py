@@ -47,7 +47,7 @@ class TrainingStates:
         every_seconds: float = 60.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Keep states in `snapshots`, about every `every_seconds`."""
+        """Keep states in `snapshots`, about every `every_seconds`; 0 means after every step."""
         self._snapshots, self._interval, self._clock = snapshots, every_seconds, clock
         self._last = clock()
         self._saved_step = -1
@@ -108,7 +108,8 @@ class TrainingStates:
         self._snapshots.save(state.step, fill)
         self._saved_step = state.step
         self._last = self._clock()
-        self._interval = max(self._interval, (self._last - started) / LARGEST_SHARE)
+        if self._interval > 0:
+            self._interval = max(self._interval, (self._last - started) / LARGEST_SHARE)
 
 
 def _grouped(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:

@@ -14,17 +14,18 @@ from falcon_unlearn.cli.main import COMMANDS, DEFAULT_PARAMETER, build_app, main
 
 RECIPE = {"--forget", "--retain", "--recipe", "--set", "--method", "--seed"}
 DISPLAY = {"--json", "--quiet", "-q", "--verbose", "-v"}
+RESUME = {"--resume"}
 FOLDER = {"--output", "--output-dir", "-o"}
 FLAGS = {
-    "run": {"--model"} | RECIPE | DISPLAY | FOLDER,
-    "demo": {"--seed"} | DISPLAY | FOLDER,
+    "run": {"--model"} | RECIPE | DISPLAY | FOLDER | RESUME,
+    "demo": {"--seed"} | DISPLAY | FOLDER | RESUME,
     "methods": {"--json"},
     "init": set(),
     "validate": {"--model", "--recipe-only"} | RECIPE | DISPLAY,
     "plan": {"--model"} | RECIPE | DISPLAY,
-    "select": {"--model", "--output", "-o"} | RECIPE | DISPLAY,
-    "unlearn": {"--model"} | RECIPE | DISPLAY | FOLDER,
-    "evaluate": {"--model", "--original", "--output", "-o"} | RECIPE | DISPLAY,
+    "select": {"--model", "--output", "-o"} | RECIPE | DISPLAY | RESUME,
+    "unlearn": {"--model"} | RECIPE | DISPLAY | FOLDER | RESUME,
+    "evaluate": {"--model", "--original", "--output", "-o"} | RECIPE | DISPLAY | RESUME,
     "report": {"--output", "-o", "--json"},
     "bench": {
         *("--model", "--data-dir", "--output", "-o", "--tier", "--split", "--corpus", "--retain-log"),

@@ -38,7 +38,7 @@ def test_run_passes_the_contract_of_the_issue(cli, calls):
     ]
     assert [(c.name, c.path) for c in recipe.data.retain] == [("retain", "retain.txt"), ("self", "self")]
     assert (recipe.train.steps, recipe.seed, recipe.method) == (7, 3, "falcon")
-    assert set(calls.keywords) == {"typed_recipe", "command", "sink"}
+    assert set(calls.keywords) == {"typed_recipe", "command", "sink", "resume"}
     assert calls.keywords["command"].startswith("falcon-unlearn run org/base --forget forget.jsonl")
     assert parse_yaml(calls.keywords["typed_recipe"], "typed")["train"] == {"steps": 7}
     assert "out/falcon/report.html" in out
@@ -63,7 +63,7 @@ def test_unlearn(cli, calls):
     code, out, _ = cli("unlearn", *DATA, "--output", "out", "--set", "selection.layer=7")
     assert (code, calls.name) == (0, "unlearn")
     assert calls.arguments[0].selection.layer == 7
-    assert set(calls.keywords) == {"typed_recipe", "command", "sink"}
+    assert set(calls.keywords) == {"typed_recipe", "command", "sink", "resume"}
     assert "symbols" not in out
 
 

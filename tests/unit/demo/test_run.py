@@ -86,7 +86,7 @@ def test_the_typed_recipe_loads_beside_its_content_and_means_the_same(recipe, co
 def test_the_demo_gives_the_pipeline_its_recipe_and_leaves_the_content(tmp_path, monkeypatch):
     seen = {}
 
-    def pipeline(recipe, output, *, typed_recipe, command, sink):
+    def pipeline(recipe, output, *, typed_recipe, command, sink, resume):
         seen.update(recipe=recipe, typed=typed_recipe, command=command, sink=sink)
         # The files are there while the pipeline runs.
         assert all(Path(corpus.path).is_file() for corpus in recipe.data.forget)

@@ -83,21 +83,28 @@ def test_bad_input_is_one_clear_error_and_no_output(name, changes, error, words,
     [(nan_loss, NumericalError), (write_failure, PrerequisiteError), (report_failure, ZeroDivisionError)],
     ids=["nan", "disk", "bug"],
 )
-def test_a_failure_at_any_stage_leaves_no_output(poison, error, bench, tmp_path, monkeypatch):
-    poison(monkeypatch)
-    with pytest.raises(error):
-        execute(bench.bare(), tmp_path / "out")
-    assert not list(tmp_path.iterdir())
+def test_a_failure_at_any_stage_leaves_no_output_but_what_is_finished(
+    poison, error, bench, tmp_path, monkeypatch
+):
+    with monkeypatch.context() as poisoned:
+        poison(poisoned)
+        with pytest.raises(error) as caught:
+            execute(bench.bare(), tmp_path / "out")
+    assert caught.value.__notes__ == [f"finished work is kept in {tmp_path / '.out.work'}"]
+    assert [path.name for path in tmp_path.iterdir()] == [".out.work"]
+    # The cause is gone: the same call goes on, and leaves nothing but the output.
+    execute(bench.bare(), tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_an_interrupt_leaves_no_output(bench, tmp_path):
+def test_an_interrupt_leaves_no_output_but_what_is_finished(bench, tmp_path):
     def interrupt(event):
         if isinstance(event, TrainingStepped):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         execute(bench.bare(), tmp_path / "out", sink=interrupt)
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == [".out.work"]
 
 
 def test_after_a_failure_a_model_in_memory_is_the_original(bench, tmp_path, monkeypatch):

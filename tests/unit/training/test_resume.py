@@ -1,0 +1,169 @@
+"""A session that ends in the middle goes on to the very same parameters, for every method."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from falcon_unlearn.config.catalogue import METHODS
+from falcon_unlearn.data.corpora import PreparedData
+from falcon_unlearn.events import Notice, StageStarted, TrainingStepped, ignore_events
+from falcon_unlearn.results import DataResult
+from falcon_unlearn.runs import open_work
+from falcon_unlearn.training.outputs import unlearn_outputs
+from falcon_unlearn.training.session import unlearn_window
+from falcon_unlearn.training.states import TENSORS
+from pico import pico_tokenizer
+from tiny_runs import LAYER, tiny_corpus, tiny_engine, tiny_recipe
+
+STATES = {"save_seconds": 0}
+
+
+class Killed(BaseException):
+    pass
+
+
+def kill_at(step):
+    """Return a sink that ends the session after a step, as a kill would: before that step is saved."""
+
+    def sink(event):
+        if isinstance(event, TrainingStepped) and event.step == step:
+            raise Killed
+
+    return sink
+
+
+def recipe_of(method, **train):
+    acts_on_outputs = METHODS[method].acts_on == "outputs"
+    chosen = {"parameters": "all", "learning_rate": 2e-3} if acts_on_outputs else {}
+    return tiny_recipe(method=method, train={**chosen, **train}, data={"loss_on": "answer"}, runtime=STATES)
+
+
+def data_of():
+    forget = tiny_corpus("f", 9, (11, 16), 0, prompt_tokens=5)
+    retain = tiny_corpus("r", 14, (11, 16), 100, prompt_tokens=5)
+    return PreparedData((forget,), (retain,), DataResult(corpora=[]))
+
+
+def session(recipe, folder, sink=ignore_events, work=None):
+    """Unlearn a fresh model in a fresh folder, or in that of the work."""
+    stores = folder if work is None else work.folder("stores")
+    stores.mkdir(parents=True, exist_ok=True)
+    if METHODS[recipe.method].acts_on == "outputs":
+        return unlearn_outputs(tiny_engine(), pico_tokenizer(), data_of(), recipe, LAYER, stores, sink, work)
+    return unlearn_window(tiny_engine(), data_of(), recipe, LAYER, stores, sink, work)
+
+
+def comparable(result):
+    history = [{k: v for k, v in row.items() if k != "seconds"} for row in result.history]
+    times = {"seconds_cache", "seconds_train", "peak_memory_bytes", "history"}
+    return result.model_dump(exclude=times) | {"history": history}
+
+
+def assert_equal(first, second):
+    assert comparable(first.result) == comparable(second.result)
+    assert first.changed.keys() == second.changed.keys()
+    for name, tensor in first.changed.items():
+        assert torch.equal(tensor, second.changed[name]), name
+        assert torch.equal(first.original[name], second.original[name])
+
+
+CASES = [
+    *((method, {}) for method in METHODS),
+    ("falcon", {"optimizer": "sgd"}),
+    ("falcon", {"optimizer": "sign_momentum"}),
+    ("falcon", {"optimizer": "sophia_reference"}),
+    ("falcon", {"maximum_retain_drift": 0.01}),
+    ("npo", {"parameters": "lora"}),
+]
+
+
+@pytest.mark.parametrize(("method", "train"), CASES, ids=lambda value: str(value) or None)
+def test_a_session_killed_twice_ends_in_the_same_bits(method, train, tmp_path):
+    recipe = recipe_of(method, **train)
+    whole = session(recipe, tmp_path / "whole")
+    path = tmp_path / ".out.work"
+    for step in (2, 4):
+        with pytest.raises(Killed):
+            session(recipe, tmp_path, kill_at(step), open_work(path, {"recipe": 1}))
+            raise Killed  # a budget may end the session before the step
+    steps = []
+
+    def count(event):
+        if isinstance(event, TrainingStepped):
+            steps.append(event.step)
+
+    resumed = session(recipe, tmp_path, count, open_work(path, {"recipe": 1}))
+    assert_equal(whole, resumed)
+    assert 1 not in steps
+
+
+def test_what_is_finished_is_not_done_again(tmp_path, monkeypatch):
+    from falcon_unlearn.training import session as module
+
+    recipe = recipe_of("falcon")
+    first = session(recipe, tmp_path, work=open_work(tmp_path / ".out.work", {}))
+    monkeypatch.setattr(module, "cache_states", lambda *_, **__: pytest.fail("cached again"))
+    monkeypatch.setattr(module.UnlearningLoop, "step", lambda *_: pytest.fail("trained again"))
+    assert_equal(first, session(recipe, tmp_path, work=open_work(tmp_path / ".out.work", {})))
+
+
+def test_a_damaged_store_is_computed_again(tmp_path):
+    recipe = recipe_of("falcon")
+    whole = session(recipe, tmp_path / "whole")
+    with pytest.raises(Killed):
+        session(recipe, tmp_path, kill_at(3), open_work(tmp_path / ".out.work", {}))
+    store = tmp_path / ".out.work" / "stores" / "forget-f.outputs"
+    content = bytearray(store.read_bytes())
+    content[100] ^= 255
+    store.write_bytes(content)
+    assert_equal(whole, session(recipe, tmp_path, work=open_work(tmp_path / ".out.work", {})))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "changed", "no manifest"])
+def test_a_damaged_state_is_told_and_kept_and_the_one_before_is_used(damage, tmp_path):
+    recipe = recipe_of("falcon")
+    whole = session(recipe, tmp_path / "whole")
+    path = tmp_path / ".out.work"
+    with pytest.raises(Killed):
+        session(recipe, tmp_path, kill_at(5), open_work(path, {}))
+    newest = max((path / "training").iterdir())
+    file = newest / (TENSORS if damage != "no manifest" else "MANIFEST.json")
+    content = file.read_bytes()
+    if damage == "no manifest":
+        file.unlink()
+    elif damage == "truncated":
+        file.write_bytes(content[:-100])
+    else:
+        file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    events = []
+    resumed = session(recipe, tmp_path, events.append, open_work(path, {}, sink=events.append))
+    assert_equal(whole, resumed)
+    warnings = [e.message for e in events if isinstance(e, Notice) and e.level == "warning"]
+    assert any(newest.name in words for words in warnings)
+    assert next(e.step for e in events if isinstance(e, TrainingStepped)) == 4
+    assert newest.is_dir() or damage != "no manifest"
+
+
+def test_the_dtype_that_was_measured_stays(tmp_path, monkeypatch):
+    from falcon_unlearn.training import session as module
+
+    answers = iter([torch.bfloat16, torch.float32])
+    real = module.resolve_compute_dtype
+
+    def measured(requested, device):
+        return next(answers) if requested == "auto" else real(requested, device)
+
+    monkeypatch.setattr(module, "resolve_compute_dtype", measured)
+    recipe = recipe_of("falcon", compute_dtype="auto")
+    with pytest.raises(Killed):
+        session(recipe, tmp_path, kill_at(3), open_work(tmp_path / ".out.work", {}))
+    resumed = session(recipe, tmp_path, work=open_work(tmp_path / ".out.work", {}))
+    assert resumed.result.compute_dtype == "bfloat16"
+
+
+def test_without_work_nothing_is_kept(tmp_path):
+    events = []
+    session(recipe_of("falcon"), tmp_path / "stores", events.append)
+    assert any(isinstance(event, StageStarted) for event in events)
+    assert {path.name.split(".")[0] for path in (tmp_path / "stores").iterdir()} == {"forget-f", "retain-r"}
