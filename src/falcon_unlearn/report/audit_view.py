@@ -70,7 +70,8 @@ class AttackRow:
     reached: str
     p_value: str
     retain: str
-    cost: str
+    cost: tuple[str, str]
+    """Time, and forward-equivalents."""
     note: str
     counts: bool
 
@@ -201,7 +202,7 @@ def _attack_row(row: AttackSummary, *, has_null: bool) -> AttackRow:
         reached=estimate_words(row.reachable),
         p_value="" if adjusted is None else quantity(adjusted, 2),
         retain=estimate_words(row.retain_change),
-        cost=f"{duration(row.seconds)}, {quantity(row.forward_equivalents)} forward-equivalents",
+        cost=(duration(row.seconds), f"{quantity(row.forward_equivalents)} forwards"),
         note=row.note,
         counts=row.counts,
     )
