@@ -33,6 +33,15 @@ class Entry:
 ATTACKS: dict[str, Entry] = {
     "wording": Entry("wording", "Wording"),
     "quantisation": Entry("quantisation", "Quantisation"),
+    "prompting": Entry("prompting", "Prompting"),
+    "few-shot-retain": Entry("few_shot", "FewShot", {"kind": "retain"}),
+    "few-shot-forget": Entry("few_shot", "FewShot", {"kind": "forget"}),
+    "paraphrase": Entry("paraphrase", "Paraphrase"),
+    "encoding": Entry("encoding", "Encoding"),
+    "sampling": Entry("sampling", "Sampling"),
+    "relearning-benign": Entry("relearning", "Relearning", {"threat": "benign"}),
+    "relearning-rtt": Entry("relearning", "Relearning", {"threat": "rtt"}),
+    "relearning-in-domain": Entry("relearning", "Relearning", {"threat": "in-domain"}),
 }
 """Name to entry; the order is that of tables."""
 

@@ -1,4 +1,4 @@
-"""Greedy free generation and its judgement by patterns."""
+"""Free generation, greedy or sampled, and its judgement by patterns."""
 
 from __future__ import annotations
 
@@ -25,29 +25,79 @@ def greedy_completions(
     Raises:
         DataError: a prompt and its answer exceed what the model reads.
     """
+    config = _config(subject, maximum_new_tokens, do_sample=False, num_beams=1)
+    return [answers[0] for answers in _completions(subject, prompts, config)]
+
+
+def sampled_completions(
+    subject: Subject,
+    prompts: Sequence[Sequence[int]],
+    *,
+    maximum_new_tokens: int,
+    num_samples: int,
+    temperature: float,
+    top_p: float,
+    seed: int,
+) -> list[list[str]]:
+    """Draw several continuations of each prompt; the global random state is left as it was.
+
+    Args:
+        subject: Model and tokenizer.
+        prompts: Token ids of each prompt.
+        maximum_new_tokens: Longest continuation.
+        num_samples: Continuations of each prompt.
+        temperature: Divides the logits.
+        top_p: Draw among the likeliest tokens that together have this probability.
+        seed: Seed of the draws. They also depend on which prompts share a batch.
+
+    Raises:
+        DataError: a prompt and its answer exceed what the model reads.
+    """
+    config = _config(
+        subject,
+        maximum_new_tokens,
+        do_sample=True,
+        temperature=temperature,
+        top_p=top_p,
+        top_k=0,
+        num_return_sequences=num_samples,
+    )
+    device = subject.model.device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        return _completions(subject, prompts, config)
+
+
+def _config(subject: Subject, maximum_new_tokens: int, **settings: Any) -> GenerationConfig:
+    return GenerationConfig(
+        max_new_tokens=maximum_new_tokens,
+        pad_token_id=subject.pad_id,
+        eos_token_id=sorted(subject.end_ids) or None,
+        **settings,
+    )
+
+
+def _completions(
+    subject: Subject, prompts: Sequence[Sequence[int]], config: GenerationConfig
+) -> list[list[str]]:
+    limit, copies = config.max_new_tokens, config.num_return_sequences or 1
     for index, prompt in enumerate(prompts):
-        if not prompt or len(prompt) + maximum_new_tokens > subject.maximum_tokens:
+        if not prompt or len(prompt) + limit > subject.maximum_tokens:
             raise DataError(
-                f"prompt {index} has {len(prompt)} tokens; with {maximum_new_tokens} new ones it must stay "
+                f"prompt {index} has {len(prompt)} tokens; with {limit} new ones it must stay "
                 f"between 1 and {subject.maximum_tokens}",
                 hint="shorten the prompt or lower evaluation.maximum_new_tokens",
             )
     end_ids = subject.end_ids
-    completions = [""] * len(prompts)
-    config = GenerationConfig(
-        do_sample=False,
-        num_beams=1,
-        max_new_tokens=maximum_new_tokens,
-        pad_token_id=subject.pad_id,
-        eos_token_id=sorted(end_ids) or None,
-    )
+    completions: list[list[str]] = [[] for _ in prompts]
     with _generation_config(subject.model, config):
-        lengths = [len(prompt) + maximum_new_tokens for prompt in prompts]
+        lengths = [(len(prompt) + limit) * copies for prompt in prompts]
         for batch in length_buckets(lengths, subject.batch_tokens):
             answers = _generate(subject, [prompts[index] for index in batch], config)
-            for index, ids in zip(batch, answers, strict=True):
+            for row, ids in enumerate(answers):
                 length = next((i for i, token in enumerate(ids) if token in end_ids), len(ids))
-                completions[index] = subject.tokenizer.decode(ids[:length], skip_special_tokens=True)
+                text = subject.tokenizer.decode(ids[:length], skip_special_tokens=True)
+                completions[batch[row // copies]].append(text)
     return completions
 
 

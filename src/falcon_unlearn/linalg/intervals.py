@@ -1,6 +1,7 @@
-"""Confidence intervals: Wilson for shares, percentile bootstrap for the rest.
+"""Confidence intervals: Wilson or Clopper-Pearson for shares, percentile bootstrap for the rest.
 
-Only numpy: evaluation and the report use this without torch. All randomness comes from the generator given.
+Only numpy, but for the exact limit: evaluation and the report use this without torch. All randomness comes
+from the generator given.
 """
 
 from __future__ import annotations
@@ -53,10 +54,7 @@ def wilson_interval(num_successes: int, num_trials: int, confidence: float = 0.9
         DataError: no trials, or successes outside 0..num_trials.
     """
     check_confidence(confidence)
-    if num_trials < 1 or not 0 <= num_successes <= num_trials:
-        raise DataError(
-            f"a share needs 0 <= successes <= trials and trials >= 1, got {num_successes} of {num_trials}."
-        )
+    _check_share(num_successes, num_trials)
     quantile = NormalDist().inv_cdf(0.5 + confidence / 2)
     share = num_successes / num_trials
     squared = quantile * quantile
@@ -67,6 +65,28 @@ def wilson_interval(num_successes: int, num_trials: int, confidence: float = 0.9
     low = 0.0 if num_successes == 0 else max(0.0, centre - half_width)
     high = 1.0 if num_successes == num_trials else min(1.0, centre + half_width)
     return Interval(low, high)
+
+
+def clopper_pearson_upper(num_successes: int, num_trials: int, confidence: float = 0.95) -> float:
+    """Return the one-sided exact upper limit of a share; without successes it is 1 - alpha^(1/n).
+
+    Raises:
+        DataError: no trials, or successes outside 0..num_trials.
+    """
+    from scipy.special import betaincinv
+
+    check_confidence(confidence)
+    _check_share(num_successes, num_trials)
+    if num_successes == num_trials:
+        return 1.0
+    return float(betaincinv(num_successes + 1, num_trials - num_successes, confidence))
+
+
+def _check_share(num_successes: int, num_trials: int) -> None:
+    if num_trials < 1 or not 0 <= num_successes <= num_trials:
+        raise DataError(
+            f"a share needs 0 <= successes <= trials and trials >= 1, got {num_successes} of {num_trials}."
+        )
 
 
 def percentile_interval(replicates: ArrayLike, confidence: float = 0.95) -> Interval:

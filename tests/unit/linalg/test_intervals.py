@@ -12,6 +12,7 @@ from scipy import stats
 from falcon_unlearn.errors import DataError, NumericalError, UsageError
 from falcon_unlearn.linalg.intervals import (
     bootstrap_interval,
+    clopper_pearson_upper,
     paired_bootstrap_difference,
     percentile_interval,
     wilson_interval,
@@ -26,6 +27,20 @@ def test_wilson_equals_scipy(data: st.DataObject, trials: int, confidence: float
     assert low == pytest.approx(oracle.low, abs=1e-12)
     assert high == pytest.approx(oracle.high, abs=1e-12)
     assert 0.0 <= low <= successes / trials <= high <= 1.0
+
+
+@given(data=st.data(), trials=st.integers(1, 500), confidence=st.sampled_from([0.9, 0.95, 0.99]))
+def test_the_exact_upper_limit_equals_scipy(data: st.DataObject, trials: int, confidence: float) -> None:
+    successes = data.draw(st.integers(0, trials))
+    oracle = stats.binomtest(successes, trials, alternative="less").proportion_ci(confidence, method="exact")
+    assert clopper_pearson_upper(successes, trials, confidence) == pytest.approx(oracle.high, abs=1e-9)
+
+
+def test_no_leak_among_fifty_leaves_up_to_six_in_a_hundred() -> None:
+    assert clopper_pearson_upper(0, 50) == pytest.approx(1 - 0.05 ** (1 / 50))
+    assert clopper_pearson_upper(0, 200) == pytest.approx(0.0149, abs=1e-4)
+    with pytest.raises(DataError, match="3 of 2"):
+        clopper_pearson_upper(3, 2)
 
 
 def test_wilson_covers_the_share_as_often_as_promised() -> None:
