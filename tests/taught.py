@@ -20,6 +20,7 @@ from torch.nn.functional import cross_entropy
 from falcon_unlearn.audit.base import AttackContext, AttackData, Attacked
 from falcon_unlearn.audit.facts import Fact
 from falcon_unlearn.evaluation.choice import credit
+from falcon_unlearn.evaluation.generation import greedy_completions
 from falcon_unlearn.evaluation.subject import Subject
 from falcon_unlearn.models.architectures import ModelStructure, find_structure
 from falcon_unlearn.models.engine import tensors_replaced
@@ -74,6 +75,13 @@ class Taught:
         for fact, values in zip(facts, scores, strict=True):
             credits.append(credit(values, fact.answer_index))
         return sum(credits) / len(credits)
+
+    def spoken(self, facts: tuple[Fact, ...]) -> float:
+        """Return the share of facts whose greedy answer starts with the right option."""
+        subject = self.subject
+        prompts = [subject.encode(fact.question) for fact in facts]
+        answers = greedy_completions(subject, prompts, maximum_new_tokens=4)
+        return sum(a.strip().startswith(f.answer) for a, f in zip(answers, facts, strict=True)) / len(facts)
 
 
 def make_facts(kind: str, count: int, seed: int) -> tuple[Fact, ...]:

@@ -1,4 +1,4 @@
-"""Find and count the weight matrices inside the blocks, which attacks on weights change."""
+"""Find and count the weight matrices inside the blocks, and the texts that say which weights matter."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from falcon_unlearn.audit.base import AttackContext
+from falcon_unlearn.audit.prompting import Prompting
+from falcon_unlearn.errors import DataError
 from falcon_unlearn.models.architectures import ModelStructure
 
 
@@ -39,3 +42,22 @@ def edited_matrices(
 def count_changed(matrices: dict[str, nn.Parameter], replacements: dict[str, Tensor]) -> int:
     """Count the matrices that a set of replacements really changes."""
     return sum(not torch.equal(matrices[name].detach(), tensor) for name, tensor in replacements.items())
+
+
+def calibration_texts(context: AttackContext, maximum: int) -> list[list[int]]:
+    """Return token ids of retain texts, else of unrelated texts, and of retain facts with their answers.
+
+    Raises:
+        DataError: The attacker holds neither retain texts nor retain facts.
+    """
+    subject, data = context.subject, context.data
+    texts = list(data.retain_texts or data.benign_texts)[: maximum // 2]
+    prompting = Prompting(subject.tokenizer)
+    questions = [(prompting.text_question(fact), fact.answer_index) for fact in data.retain]
+    texts += [question.prompt + question.completions[right] for question, right in questions]
+    if not texts:
+        raise DataError(
+            "the attacker holds no retain data, which importance scores of weights need",
+            hint="give retain facts or retain texts",
+        )
+    return [subject.encode(text)[: subject.maximum_tokens] for text in texts[:maximum]]
