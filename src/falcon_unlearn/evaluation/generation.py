@@ -14,19 +14,46 @@ from falcon_unlearn.errors import DataError
 from falcon_unlearn.evaluation.patterns import MAXIMUM_TEXT
 from falcon_unlearn.evaluation.sets import GenerationItem
 from falcon_unlearn.evaluation.subject import Subject
+from falcon_unlearn.models.decoding import greedy_tokens
 from falcon_unlearn.models.text import length_buckets, pad_batch
 
 
 def greedy_completions(
-    subject: Subject, prompts: Sequence[Sequence[int]], *, maximum_new_tokens: int
+    subject: Subject,
+    prompts: Sequence[Sequence[int]],
+    *,
+    maximum_new_tokens: int,
+    begun: Sequence[Sequence[int]] | None = None,
 ) -> list[str]:
     """Continue prompts greedily, whatever sampling settings the model carries, up to an end token.
+
+    Args:
+        subject: Model and tokenizer.
+        prompts: Token ids.
+        maximum_new_tokens: Longest completion.
+        begun: First tokens of each completion, where scoring has shown that they are the most probable ones;
+            they are not generated again.
 
     Raises:
         DataError: a prompt and its answer exceed what the model reads.
     """
-    config = _config(subject, maximum_new_tokens, do_sample=False, num_beams=1)
-    return [answers[0] for answers in _completions(subject, prompts, config)]
+    _check_lengths(subject, prompts, maximum_new_tokens)
+    starts = [list(start)[:maximum_new_tokens] for start in begun or [()] * len(prompts)]
+    ended = [any(token in subject.end_ids for token in start) for start in starts]
+    answers = dict(enumerate(starts))
+    going = [index for index in range(len(prompts)) if not ended[index]]
+    lengths = [len(prompts[index]) + maximum_new_tokens for index in going]
+    for bucket in length_buckets(lengths, subject.batch_tokens):
+        batch = [going[place] for place in bucket]
+        found = greedy_tokens(
+            subject.model,
+            [[*prompts[index], *starts[index]] for index in batch],
+            [maximum_new_tokens - len(starts[index]) for index in batch],
+            end_ids=subject.end_ids,
+            pad_id=subject.pad_id,
+        )
+        answers.update({index: [*starts[index], *ids] for index, ids in zip(batch, found, strict=True)})
+    return [_text(subject, answers[index]) for index in range(len(prompts))]
 
 
 def sampled_completions(
@@ -81,24 +108,30 @@ def _completions(
     subject: Subject, prompts: Sequence[Sequence[int]], config: GenerationConfig
 ) -> list[list[str]]:
     limit, copies = config.max_new_tokens, config.num_return_sequences or 1
-    for index, prompt in enumerate(prompts):
-        if not prompt or len(prompt) + limit > subject.maximum_tokens:
-            raise DataError(
-                f"prompt {index} has {len(prompt)} tokens; with {limit} new ones it must stay "
-                f"between 1 and {subject.maximum_tokens}",
-                hint="shorten the prompt or lower evaluation.maximum_new_tokens",
-            )
-    end_ids = subject.end_ids
+    _check_lengths(subject, prompts, limit)
     completions: list[list[str]] = [[] for _ in prompts]
     with _generation_config(subject.model, config):
         lengths = [(len(prompt) + limit) * copies for prompt in prompts]
         for batch in length_buckets(lengths, subject.batch_tokens):
             answers = _generate(subject, [prompts[index] for index in batch], config)
             for row, ids in enumerate(answers):
-                length = next((i for i, token in enumerate(ids) if token in end_ids), len(ids))
-                text = subject.tokenizer.decode(ids[:length], skip_special_tokens=True)
-                completions[batch[row // copies]].append(text)
+                completions[batch[row // copies]].append(_text(subject, ids))
     return completions
+
+
+def _check_lengths(subject: Subject, prompts: Sequence[Sequence[int]], maximum_new_tokens: int) -> None:
+    for index, prompt in enumerate(prompts):
+        if not prompt or len(prompt) + maximum_new_tokens > subject.maximum_tokens:
+            raise DataError(
+                f"prompt {index} has {len(prompt)} tokens; with {maximum_new_tokens} new ones it must stay "
+                f"between 1 and {subject.maximum_tokens}",
+                hint="shorten the prompt or lower evaluation.maximum_new_tokens",
+            )
+
+
+def _text(subject: Subject, ids: Sequence[int]) -> str:
+    length = next((place for place, token in enumerate(ids) if token in subject.end_ids), len(ids))
+    return str(subject.tokenizer.decode(list(ids[:length]), skip_special_tokens=True))
 
 
 def judged_text(completion: str, *, first_line: bool = True) -> str:

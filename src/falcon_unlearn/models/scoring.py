@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from falcon_unlearn.errors import DataError, NumericalError
+from falcon_unlearn.models.keys_values import cached_forward
 from falcon_unlearn.models.text import pad_batch
 
 Tokens = Sequence[int]
@@ -53,6 +54,13 @@ class CompletionScore:
     def mean_log_probability(self) -> float:
         """Log-probability per token, in nats."""
         return self.sum_log_probability / self.num_tokens
+
+    @property
+    def num_greedy(self) -> int:
+        """Number of tokens at the start that greedy decoding would say too."""
+        return next(
+            (place for place, match in enumerate(self.argmax_matches) if not match), len(self.argmax_matches)
+        )
 
 
 @dataclass(frozen=True)
@@ -234,18 +242,20 @@ def _score_groups(
     continued = [(row, position) for row, position in rows if len(pairs[row][1]) > 1]
     # Padding on the left keeps prompt and completion adjacent, which sliding windows measure by.
     ids_BL, mask_BL = _pad([group.prompt for group in groups], pad_id, model.device, "left")
-    output = model(
+    logits, cache = cached_forward(
+        model,
+        None,
+        keep=bool(continued),
         input_ids=ids_BL,
         attention_mask=mask_BL.long(),
         position_ids=(mask_BL.cumsum(dim=1) - 1).clamp(min=0),
-        use_cache=bool(continued),
         logits_to_keep=1,
     )
     prompt_rows = torch.tensor([position for _, position in rows], device=model.device)
     firsts, first_matches = _target_scores(
-        _as_rows(output.logits), [pairs[row][1][0] for row, _ in rows], prompt_rows
+        _as_rows(logits), [pairs[row][1][0] for row, _ in rows], prompt_rows
     )
-    later = _score_continuations(model, pairs, continued, mask_BL, output.past_key_values, pad_id)
+    later = _score_continuations(model, pairs, continued, mask_BL, cache, pad_id)
     scores = {}
     for (row, _), value, match in zip(rows, firsts, first_matches, strict=True):
         values, matches = later.get(row, ([], []))
@@ -269,16 +279,16 @@ def _score_continuations(
     prompt_mask = mask_BL[prompt_rows]
     ids, mask = _pad([pairs[row][1][:-1] for row, _ in continued], pad_id, model.device)
     steps = torch.arange(ids.shape[1], device=model.device)
-    output = model(
+    logits, _ = cached_forward(
+        model,
+        cache,
         input_ids=ids,
         attention_mask=torch.cat([prompt_mask, mask], dim=1).long(),
         position_ids=prompt_mask.sum(dim=1, keepdim=True) + steps,
-        past_key_values=cache,
-        use_cache=True,
         logits_to_keep=mask,
     )
     targets = [token for row, _ in continued for token in pairs[row][1][1:]]
-    values, matches = _target_scores(_as_rows(output.logits), targets)
+    values, matches = _target_scores(_as_rows(logits), targets)
     results, start = {}, 0
     for row, _ in continued:
         stop = start + len(pairs[row][1]) - 1

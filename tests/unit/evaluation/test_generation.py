@@ -11,6 +11,7 @@ from falcon_unlearn.evaluation import generation
 from falcon_unlearn.evaluation.patterns import MAXIMUM_TEXT, answer_pattern
 from falcon_unlearn.evaluation.sets import GenerationItem
 from falcon_unlearn.evaluation.subject import Subject
+from falcon_unlearn.models.decoding import greedy_tokens
 from pico import FAMILIES, pico_model, pico_tokenizer, random_tokens
 
 
@@ -71,6 +72,45 @@ def test_answers_stop_at_any_end_token():
     assert subject.end_ids == {2, stop}
     found = generation.greedy_completions(subject, [prompt, random_tokens(9)], maximum_new_tokens=8)[0]
     assert found == tokenizer.decode(continuation[:first], skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "gemma3"])
+def test_begun_completions_are_completed_to_the_same_texts(family):
+    model, tokenizer = pico_model(family), pico_tokenizer()
+    prompts = [random_tokens(size, seed=size) for size in (1, 4, 9, 15, 4)]
+    whole = [_greedy(model, prompt, 12) for prompt in prompts]
+    subject = Subject(model, tokenizer, 4096)
+    plain = generation.greedy_completions(subject, prompts, maximum_new_tokens=12)
+    begun = [ids[:count] for ids, count in zip(whole, (0, 3, 12, 7, 1), strict=True)]
+    assert generation.greedy_completions(subject, prompts, maximum_new_tokens=12, begun=begun) == plain
+
+
+def test_completions_known_to_their_end_are_not_generated(monkeypatch):
+    subject = Subject(pico_model("llama"), pico_tokenizer(), 4096)
+    monkeypatch.setattr(generation, "greedy_tokens", lambda *_args, **_kwargs: pytest.fail("generated"))
+    known = [[ord("a"), ord("b"), 2]]
+    assert generation.greedy_completions(subject, [[5, 6]], maximum_new_tokens=8, begun=known) == ["ab"]
+
+
+def test_rows_drop_out_when_they_end(monkeypatch):
+    model = pico_model("llama")
+    prompts = [random_tokens(6, seed=seed) for seed in range(8)]
+    whole = [_greedy(model, prompt, 12) for prompt in prompts]
+    stop = whole[0][1]
+    sizes = []
+    forward = model.forward
+
+    def counted(*args, **kwargs):
+        sizes.append(len(kwargs["input_ids"]))
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(model, "forward", counted)
+    budgets = [12, 1, 2, 3, 12, 4, 4, 0]
+    found = greedy_tokens(model, prompts, budgets, end_ids={2, stop}, pad_id=0)
+    for answer, plain, budget in zip(found, whole, budgets, strict=True):
+        ends = [place for place, token in enumerate(plain) if token in (2, stop)]
+        assert answer == plain[: min([budget, *(place + 1 for place in ends)])]
+    assert sizes[0] == 7 and sizes == sorted(sizes, reverse=True) and sizes[-1] < 4
 
 
 def test_prompts_beyond_the_model_are_refused():

@@ -80,7 +80,12 @@ def verbatim_scores(
         pairs.append((prompt, completion))
     scores = subject.score(pairs)
     prompts = [subject.encode(sample.prompt) for sample in samples]
-    texts = greedy_completions(subject, prompts, maximum_new_tokens=maximum_new_tokens)
+    # What scoring has shown to be greedy is not generated again, unless the border moved the prompt.
+    begun = [
+        completion[: score.num_greedy] if list(prompt) == list(whole) else []
+        for (prompt, completion), whole, score in zip(pairs, prompts, scores, strict=True)
+    ]
+    texts = greedy_completions(subject, prompts, maximum_new_tokens=maximum_new_tokens, begun=begun)
     return [
         VerbatimScore(
             _generated(sample.prompt, truth, text, use_stemmer),

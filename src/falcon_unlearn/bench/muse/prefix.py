@@ -16,6 +16,7 @@ from torch import Tensor
 
 from falcon_unlearn.errors import DataError
 from falcon_unlearn.evaluation.subject import Subject
+from falcon_unlearn.models.keys_values import cached_forward
 
 Tokens = Sequence[int]
 
@@ -95,10 +96,10 @@ def _continue(
 
 def _run(subject: Subject, ids_BL: Tensor, cache: Any) -> tuple[Tensor, Any]:
     """Feed tokens after what the cache holds; return the most probable next ones (B,) and the cache."""
-    output = subject.model(
-        input_ids=ids_BL.to(subject.model.device), past_key_values=cache, use_cache=True, logits_to_keep=1
+    logits, cache = cached_forward(
+        subject.model, cache, input_ids=ids_BL.to(subject.model.device), logits_to_keep=1
     )
-    return output.logits[:, -1].argmax(dim=-1), output.past_key_values
+    return logits[:, -1].argmax(dim=-1), cache
 
 
 def _decode(subject: Subject, ids: list[int]) -> str:

@@ -183,10 +183,13 @@ def _measure(
     counter.message = "forget: right answers"
     forget_answers = answer_statistics(subject, encoded["forget"], counter)
     entries |= memorisation_entries(forget_answers)
+    num_greedy: dict[str, list[int]] = {}
     for name in _SETS:
         counter.message = f"{name}: all answers"
         known = forget_answers if name == "forget" else None
-        entries |= probability_entries(name, answer_losses(subject, encoded[name], counter, known))
+        losses = answer_losses(subject, encoded[name], counter, known)
+        num_greedy[name] = [item.num_greedy for item in losses]
+        entries |= probability_entries(name, losses)
     if encoded["holdout"]:
         counter.message = "holdout: right answers"
         holdout_answers = answer_statistics(subject, encoded["holdout"], counter)
@@ -200,16 +203,27 @@ def _measure(
     if generate:
         for name in _SETS:
             counter.message = f"{name}: free answers"
-            entries[f"{name}_Q_A_ROUGE"] = _generate(subject, questions, name, setting, counter)
+            entries[f"{name}_Q_A_ROUGE"] = _generate(
+                subject, questions, name, setting, counter, num_greedy[name]
+            )
     return entries
 
 
 def _generate(
-    subject: Subject, questions: _Questions, name: Short, setting: TofuSetting, counter: _Counter
+    subject: Subject,
+    questions: _Questions,
+    name: Short,
+    setting: TofuSetting,
+    counter: _Counter,
+    num_greedy: Sequence[int],
 ) -> Entries:
     encoded: Sequence[EncodedQuestion] = questions.encoded[name]
     generations = greedy_answers(
-        subject, encoded, maximum_new_tokens=setting.maximum_new_tokens, done=counter
+        subject,
+        encoded,
+        maximum_new_tokens=setting.maximum_new_tokens,
+        done=counter,
+        num_greedy=num_greedy,
     )
     prompts = [
         subject.tokenizer.decode(list(question.prompt), skip_special_tokens=True) for question in encoded

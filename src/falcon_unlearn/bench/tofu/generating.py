@@ -17,23 +17,35 @@ def greedy_answers(
     *,
     maximum_new_tokens: int,
     done: Callable[[int], None],
+    num_greedy: Sequence[int] | None = None,
 ) -> list[str]:
     """Answer each prompt greedily up to an end token; without surrounding blanks.
 
-    Questions with answers of similar length are generated together: a batch runs until its longest answer
-    ends, and a model that knows the answers stops where they do.
+    Where scoring has shown how far greedy decoding agrees with the right answer, it goes on from there: a
+    model that knows an answer by heart generates nothing. Questions with similarly much left of their answers
+    are generated together, since a batch runs until its last row ends.
+
+    Args:
+        subject: Model and tokenizer.
+        questions: What is asked.
+        maximum_new_tokens: Longest answer.
+        done: Receives the questions finished.
+        num_greedy: Tokens at the start of each right answer that greedy decoding would say too.
 
     Raises:
         DataError: prompt and answer exceed what the model reads.
     """
-    order = sorted(range(len(questions)), key=lambda index: (-len(questions[index].answer), index))
+    agreed = num_greedy or [0] * len(questions)
+    left = [len(question.answer) - count for question, count in zip(questions, agreed, strict=True)]
+    order = sorted(range(len(questions)), key=lambda index: (-left[index], index))
     answers = [""] * len(questions)
     for start in range(0, len(order), _ROWS):
         part = order[start : start + _ROWS]
         prompts = [questions[index].prompt for index in part]
         room = len(part) * (max(map(len, prompts)) + maximum_new_tokens)
         batch = Subject(subject.model, subject.tokenizer, batch_tokens=room)
-        found = greedy_completions(batch, prompts, maximum_new_tokens=maximum_new_tokens)
+        begun = [questions[index].answer[: agreed[index]] for index in part]
+        found = greedy_completions(batch, prompts, maximum_new_tokens=maximum_new_tokens, begun=begun)
         for index, text in zip(part, found, strict=True):
             answers[index] = text.strip()
         done(len(part))

@@ -25,6 +25,8 @@ class AnswerLosses:
     answer: float
     paraphrased: float | None
     perturbed: tuple[float, ...]
+    num_greedy: int = 0
+    """Tokens at the start of the right answer that greedy decoding would say too."""
 
 
 def answer_statistics(
@@ -60,18 +62,19 @@ def answer_losses(
         ]
         scores = iter(subject.score(pairs))
         for index, completions in zip(part, asked, strict=True):
-            losses = [_loss(next(scores)) for _ in completions]
+            found = [next(scores) for _ in completions]
             if answers is not None:
-                losses.insert(0, _loss(answers[index]))
-            results[index] = _named(questions[index], losses)
+                found.insert(0, answers[index])
+            results[index] = _named(questions[index], found)
         done(len(part))
     return [results[index] for index in range(len(questions))]
 
 
-def _named(question: EncodedQuestion, losses: list[float]) -> AnswerLosses:
+def _named(question: EncodedQuestion, scores: Sequence[CompletionScore]) -> AnswerLosses:
+    losses = [_loss(score) for score in scores]
     num_right = len(losses) - len(question.perturbed)
     paraphrased = losses[1] if question.paraphrased is not None else None
-    return AnswerLosses(losses[0], paraphrased, tuple(losses[num_right:]))
+    return AnswerLosses(losses[0], paraphrased, tuple(losses[num_right:]), scores[0].num_greedy)
 
 
 def _loss(score: CompletionScore) -> float:

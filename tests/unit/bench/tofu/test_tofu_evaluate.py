@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import random
@@ -15,16 +16,21 @@ from sklearn.metrics import roc_auc_score
 
 from falcon_unlearn.bench.records import BenchResult
 from falcon_unlearn.bench.tofu.data import TofuData, TofuRow
+from falcon_unlearn.bench.tofu.encoding import encode_rows
 from falcon_unlearn.bench.tofu.evaluate import evaluate_tofu
+from falcon_unlearn.bench.tofu.generating import greedy_answers
 from falcon_unlearn.bench.tofu.log import rouge_entry, write_log
 from falcon_unlearn.bench.tofu.settings import tofu_setting
+from falcon_unlearn.bench.tofu.statistics import answer_losses
 from falcon_unlearn.bench.tofu.summary import tofu_metrics
 from falcon_unlearn.errors import DataError, UsageError
+from falcon_unlearn.evaluation.subject import Subject
 from falcon_unlearn.events import Progress
 from falcon_unlearn.metrics.open_unlearning import aggregate_log, disagreements
 from falcon_unlearn.metrics.open_unlearning_log import read_log
 from falcon_unlearn.metrics.open_unlearning_samples import sample_disagreements
 from falcon_unlearn.models.access import wrap_model
+from falcon_unlearn.models.text import TextEncoder
 from pico import pico_model, pico_tokenizer
 
 _END = 2
@@ -203,6 +209,25 @@ def test_generations_are_greedy_and_scored_with_the_stemmer(evaluated, data):
         assert (sample["input"], sample["ground_truth"]) == (prompt, data.world_facts[index].answer)
         recall = scorer.score(sample["ground_truth"], sample["generation"])["rougeL"].recall
         assert sample["rougeL_recall"] == recall
+
+
+def test_generation_goes_on_where_the_right_answer_ends_to_be_greedy(evaluated, data):
+    loaded, _, _ = evaluated
+    subject = Subject(loaded.model, loaded.tokenizer, 4096)
+    encoder = TextEncoder(loaded.tokenizer, chat_template=False, maximum_tokens=200)
+    questions = encode_rows(encoder, data.forget, "forget")
+    plain = greedy_answers(subject, questions, maximum_new_tokens=6, done=lambda _: None)
+    # Questions whose right answer is what the model says, in part or to its end.
+    shares = (0, 2, 5, 99)
+    known = []
+    for question, text, share in zip(questions, plain, itertools.cycle(shares), strict=False):
+        said = _ids(text)[:share]
+        known.append(replace(question, answer=(*said, _END) if share == 99 else (*said, 7, _END)))
+    agreed = [item.num_greedy for item in answer_losses(subject, known, lambda _: None)]
+    found = greedy_answers(subject, known, maximum_new_tokens=6, done=lambda _: None, num_greedy=agreed)
+    again = greedy_answers(subject, known, maximum_new_tokens=6, done=lambda _: None)
+    assert found == again
+    assert any(agreed)
 
 
 def test_recall_counts_stems_of_the_true_answer():
