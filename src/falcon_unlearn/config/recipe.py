@@ -52,6 +52,18 @@ class Recipe(Settings):
     def _fill_from_preset(cls, values: Any) -> Any:
         return fill_from_preset(values) if isinstance(values, dict) else values
 
+    @model_validator(mode="after")
+    def _memory_options_fit(self) -> Recipe:
+        asked = [
+            name for name in ("micro_batch_tokens", "gradient_checkpointing") if getattr(self.train, name)
+        ]
+        if asked and self.method_entry.acts_on == "states":
+            raise ValueError(
+                f"train.{asked[0]}: {self.method} acts on states and runs a few blocks only; leave it out, or "
+                "lower train.batch_size"
+            )
+        return self
+
     @property
     def method_entry(self) -> Method:
         """Return the catalogue's entry of the method."""

@@ -41,6 +41,11 @@ class BlockEngine:
         """Return the device of the embeddings."""
         return next(self.model.parameters()).device
 
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """Return all blocks."""
+        return list(self._blocks)
+
     def block(self, layer: int) -> nn.Module:
         """Return block `layer`."""
         return self._blocks[layer]

@@ -6,11 +6,14 @@ Legend: B sequences, M supervised positions of all sequences, V vocabulary.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 from torch import Tensor
 
 Turn = Literal["both", "forget", "retain"]
+Unit = Literal["tokens", "alternative tokens", "sequences", "pairs"]
+"""What a loss is a mean of: tokens of original or of alternative sequences, original sequences that have
+labels, or originals with their alternatives."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,9 @@ class TokenBatch:
 
 class OutputObjective(Protocol):
     """Turn logits into two losses. Implementations hold no model."""
+
+    forget_unit: ClassVar[Unit]
+    """What the forget loss is a mean of. The retain loss is a mean over tokens."""
 
     def forget_loss(self, logits_MV: Tensor, batch: TokenBatch) -> Tensor:
         """Return the scalar to minimise on forget data (with alternatives: both kinds of sequences)."""

@@ -6,10 +6,11 @@ Legend: M supervised positions, V vocabulary.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
-from falcon_unlearn.objectives.outputs.base import TokenBatch
+from falcon_unlearn.objectives.outputs.base import TokenBatch, Unit
 from falcon_unlearn.objectives.outputs.likelihood import label_log_probabilities, mean_over_tokens
 from falcon_unlearn.objectives.outputs.retention import Retention
 
@@ -20,6 +21,8 @@ class GradAscent(Retention):
 
     The loss has no lower bound: long runs destroy the model. The method as published has no retain term.
     """
+
+    forget_unit: ClassVar[Unit] = "tokens"
 
     def forget_loss(self, logits_MV: Tensor, batch: TokenBatch) -> Tensor:
         """Compute the mean log-probability of the original answers, in nats per token."""

@@ -6,11 +6,12 @@ Legend: B sequences, K pairs, M supervised positions, V vocabulary; p the model,
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from falcon_unlearn.objectives.outputs.base import TokenBatch
+from falcon_unlearn.objectives.outputs.base import TokenBatch, Unit
 from falcon_unlearn.objectives.outputs.likelihood import log_ratios_by_sequence
 from falcon_unlearn.objectives.outputs.retention import Retention
 
@@ -22,6 +23,8 @@ class IdkDpo(Retention):
     The two methods differ in where the alternatives come from: refusals (Maini et al. 2024, arXiv
     2401.06121) or the model's own plausible answers (Mekala et al. 2024, arXiv 2409.13474).
     """
+
+    forget_unit: ClassVar[Unit] = "pairs"
 
     beta: float = 0.1
     """Inverse temperature."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import kl_div
 
-from falcon_unlearn.objectives.outputs.base import TokenBatch
+from falcon_unlearn.objectives.outputs.base import TokenBatch, Unit
 
 
 def log_distribution(logits_MV: Tensor, batch: TokenBatch) -> Tensor:
@@ -116,6 +116,16 @@ def mean_over_tokens(values_M: Tensor, batch: TokenBatch, *, alternative: bool =
     """
     chosen_M = batch.is_alternative_B[batch.owners_M] == alternative
     return _mean(values_M[chosen_M], "alternative" if alternative else "original")
+
+
+def count_units(batch: TokenBatch, unit: Unit) -> int:
+    """Count what a loss is averaged over, so that the means of parts of a batch can be put together."""
+    if unit in ("tokens", "alternative tokens"):
+        return int((batch.is_alternative_B[batch.owners_M] == (unit == "alternative tokens")).sum())
+    originals_B = ~batch.is_alternative_B
+    if unit == "sequences":
+        originals_B = originals_B & (labels_by_sequence(batch) > 0)
+    return int(originals_B.sum())
 
 
 def check_batch(logits_MV: Tensor, batch: TokenBatch) -> None:

@@ -6,11 +6,12 @@ Legend: B sequences, M supervised positions, V vocabulary; p the model, q the fr
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from falcon_unlearn.objectives.outputs.base import TokenBatch
+from falcon_unlearn.objectives.outputs.base import TokenBatch, Unit
 from falcon_unlearn.objectives.outputs.likelihood import log_ratios_by_sequence, mean_of_originals
 from falcon_unlearn.objectives.outputs.retention import Retention
 
@@ -18,6 +19,8 @@ from falcon_unlearn.objectives.outputs.retention import Retention
 @dataclass(frozen=True, kw_only=True)
 class Npo(Retention):
     """Lower the likelihood of forget answers below the frozen model's, with fading force."""
+
+    forget_unit: ClassVar[Unit] = "sequences"
 
     beta: float = 0.1
     """Inverse temperature; towards 0 the gradient becomes that of gradient ascent on whole answers."""

@@ -6,10 +6,11 @@ Legend: M supervised positions, V vocabulary; p the model, q the frozen model.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
-from falcon_unlearn.objectives.outputs.base import TokenBatch, Turn
+from falcon_unlearn.objectives.outputs.base import TokenBatch, Turn, Unit
 from falcon_unlearn.objectives.outputs.likelihood import (
     divergences,
     log_distribution,
@@ -24,6 +25,8 @@ class Scrub:
 
     The forget loss has no lower bound; the last part of a run therefore repairs only.
     """
+
+    forget_unit: ClassVar[Unit] = "tokens"
 
     divergence_weight: float = 1.0
     """alpha."""

@@ -6,11 +6,12 @@ Legend: B sequences, M supervised positions, V vocabulary.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from falcon_unlearn.objectives.outputs.base import TokenBatch
+from falcon_unlearn.objectives.outputs.base import TokenBatch, Unit
 from falcon_unlearn.objectives.outputs.likelihood import (
     label_log_probabilities,
     mean_by_sequence,
@@ -22,6 +23,8 @@ from falcon_unlearn.objectives.outputs.retention import Retention
 @dataclass(frozen=True, kw_only=True)
 class SimNpo(Retention):
     """Lower the likelihood per token of forget answers, so that short and long ones weigh the same."""
+
+    forget_unit: ClassVar[Unit] = "sequences"
 
     beta: float = 4.5
     """Inverse temperature."""

@@ -6,11 +6,12 @@ Legend: M supervised positions, V vocabulary; p the model, q the frozen model.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from falcon_unlearn.objectives.outputs.base import TokenBatch
+from falcon_unlearn.objectives.outputs.base import TokenBatch, Unit
 from falcon_unlearn.objectives.outputs.likelihood import frozen_logits, log_distribution, mean_over_tokens
 from falcon_unlearn.objectives.outputs.retention import Retention
 
@@ -18,6 +19,8 @@ from falcon_unlearn.objectives.outputs.retention import Retention
 @dataclass(frozen=True, kw_only=True)
 class Undial(Retention):
     """Give the model a fixed distribution to learn, which bounds what it can lose."""
+
+    forget_unit: ClassVar[Unit] = "tokens"
 
     beta: float = 10.0
     """What is subtracted from the frozen logit of the true token."""

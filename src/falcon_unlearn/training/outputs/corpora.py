@@ -25,6 +25,11 @@ class OutputCorpus:
     """Other answers to the same questions, parallel to `examples`; empty where the method needs none."""
     frozen_alternatives: FrozenOutputs | None = None
 
+    def num_tokens(self, index: int, *, alternatives: bool) -> int:
+        """Count the tokens of a sample, with its alternative if asked so."""
+        others = len(self.alternatives[index].input_ids) if alternatives else 0
+        return len(self.examples[index].input_ids) + others
+
 
 def build_batch(
     rows: Sequence[tuple[OutputCorpus, int]],

@@ -18,11 +18,13 @@ from falcon_unlearn.data.batches import BatchPlan, StepBatch
 from falcon_unlearn.events import EventSink, TrainingStepped
 from falcon_unlearn.models.engine import BlockEngine
 from falcon_unlearn.models.packing import head_logits, supervised_states
-from falcon_unlearn.objectives.outputs.base import OutputObjective, TokenBatch
+from falcon_unlearn.objectives.outputs.base import OutputObjective, TokenBatch, Unit
+from falcon_unlearn.objectives.outputs.likelihood import count_units
 from falcon_unlearn.optimizers import build_optimizer
 from falcon_unlearn.stopping import current_stop
 from falcon_unlearn.training.guards import check_finite_loss, check_finite_tensors
 from falcon_unlearn.training.loop import combine
+from falcon_unlearn.training.micro_batches import MeanOfParts, split_by_tokens
 from falcon_unlearn.training.outputs.corpora import OutputCorpus, build_batch
 from falcon_unlearn.training.outputs.reference import FrozenHead
 from falcon_unlearn.training.outputs.trainables import Trainables
@@ -109,11 +111,12 @@ class OutputLoop:
         if turn != "retain":
             corpus = self.forget[indices.domain]
             rows = [(corpus, i) for i in indices.forget]
-            forget = self._measure(rows, step, self.objective.forget_loss, alternatives=True)
+            unit = self.objective.forget_unit
+            forget = self._measure(rows, step, self.objective.forget_loss, unit=unit, alternatives=True)
             check_finite_loss("forget", forget.loss, step)
         if turn != "forget" and (multiplier > 0 or turn == "retain"):
             rows = [(self.retain[c], i) for c, i in indices.retain]
-            retain = self._measure(rows, step, self.objective.retain_loss, alternatives=False)
+            retain = self._measure(rows, step, self.objective.retain_loss, unit="tokens", alternatives=False)
             check_finite_loss("retain", retain.loss, step)
         gradients, diagnostics = self._combined(forget, retain, multiplier)
         check_finite_tensors("gradient", gradients, step)
@@ -128,31 +131,42 @@ class OutputLoop:
         step: int,
         loss_of: Callable[[Tensor, TokenBatch], Tensor],
         *,
+        unit: Unit,
         alternatives: bool,
     ) -> Measured:
-        packed, batch = build_batch(
-            rows,
-            step,
-            self.engine.device,
-            self.head,
-            everything=self.everything,
-            alternatives=alternatives and bool(rows[0][0].alternatives),
-        )
-        logits_MV = head_logits(self.engine.model, supervised_states(self.engine, packed))
-        loss = loss_of(logits_MV, batch)
+        """Return loss and gradients of a batch, computed in parts where the recipe asks for that."""
+        alternatives = alternatives and bool(rows[0][0].alternatives)
+        lengths = [corpus.num_tokens(i, alternatives=alternatives) for corpus, i in rows]
+        mean, likelihood = MeanOfParts(), MeanOfParts()
+        for part in split_by_tokens(lengths, self.recipe.train.micro_batch_tokens):
+            packed, batch = build_batch(
+                [rows[row] for row in part],
+                step,
+                self.engine.device,
+                self.head,
+                everything=self.everything,
+                alternatives=alternatives,
+            )
+            weight = count_units(batch, unit)
+            if not weight:
+                continue  # nothing of what the loss averages is in these rows
+            logits_MV = head_logits(self.engine.model, supervised_states(self.engine, packed))
+            loss = loss_of(logits_MV, batch)
+            mean.add(weight, float(loss.detach()), self._gradients_of(loss))
+            self.state.num_tokens += packed.num_tokens
+            values_M = original_log_probabilities(logits_MV.detach(), batch)
+            if len(values_M):
+                likelihood.add(len(values_M), float(values_M.mean()), {})
+        if not mean.weight:
+            raise ValueError(f"step {step}: the batch has nothing to average over ({unit})")
+        return Measured(mean.loss, mean.gradients, likelihood.loss)
+
+    def _gradients_of(self, loss: Tensor) -> Gradients:
         names = list(self.trainables.parameters)
         leaves = [self.trainables.parameters[name] for name in names]
         # A loss may leave parts of the model alone, such as an embedding that no token of the batch uses.
         gradients = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
-        self.state.num_tokens += packed.num_tokens
-        with torch.no_grad():
-            original_M = ~batch.is_alternative_B[batch.owners_M]
-            values_M = logits_MV.log_softmax(-1).gather(1, batch.labels_M[:, None])[:, 0][original_M]
-        return Measured(
-            float(loss.detach()),
-            {name: gradient.float() for name, gradient in zip(names, gradients, strict=True)},
-            float(values_M.mean()),
-        )
+        return {name: gradient.float() for name, gradient in zip(names, gradients, strict=True)}
 
     def _combined(
         self, forget: Measured | None, retain: Measured | None, multiplier: float
@@ -177,6 +191,13 @@ class OutputLoop:
         self.optimizer.zero_grad(set_to_none=True)
         check_finite_tensors("parameter", self.trainables.values, step)
         self.trainables.push()
+
+
+@torch.no_grad()
+def original_log_probabilities(logits_MV: Tensor, batch: TokenBatch) -> Tensor:
+    """Return log p of the labels of original answers, in nats."""
+    values_M = logits_MV.log_softmax(-1).gather(1, batch.labels_M[:, None])[:, 0]
+    return values_M[~batch.is_alternative_B[batch.owners_M]]
 
 
 def conflict_diagnostics(resolved: ResolvedGradients) -> dict[str, float]:

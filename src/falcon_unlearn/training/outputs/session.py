@@ -19,6 +19,7 @@ from falcon_unlearn.errors import UsageError
 from falcon_unlearn.events import EventSink, Notice, Progress, StageFinished, StageStarted
 from falcon_unlearn.examples import EncodedExample
 from falcon_unlearn.models.adapters import LORA_WARNING, lora_adapters
+from falcon_unlearn.models.checkpointing import recomputed_blocks
 from falcon_unlearn.models.engine import BlockEngine, parameters_in_dtype
 from falcon_unlearn.objectives.outputs.build import build_output_objective
 from falcon_unlearn.results import TrainingResult
@@ -76,7 +77,10 @@ def unlearn_outputs(
         sink(StageStarted(stage="train", message=_stage_message(recipe, len(names))))
         finished = False
         try:
-            with _trainables(engine, masters, names, recipe, sink) as (trainables, layers, rate):
+            with (
+                _trainables(engine, masters, names, recipe, sink) as (trainables, layers, rate),
+                recomputed_blocks(engine.blocks, active=recipe.train.gradient_checkpointing),
+            ):
                 head = FrozenHead(engine.model) if frozen.needs_head else None
                 objective = build_output_objective(recipe.method, recipe.objective)
                 loop = OutputLoop(
