@@ -23,6 +23,9 @@ class CircuitBreakerSettings(Settings):
 
     alpha: float = Field(default=10.0, gt=0)
     """Weight of both terms before the schedule."""
+    displacement: Literal["relative", "absolute"] = "relative"
+    """How far retain states moved: relative to their frozen norm, or absolute as published. An absolute
+    distance outweighs the cosine of the forget term the more, the longer the states of a model are."""
 
 
 class NpoSettings(Settings):

@@ -1,8 +1,9 @@
 """Representation rerouting, the loss of circuit breakers (Zou et al. 2024, arXiv 2406.04313, algorithm 1).
 
 Forget states are turned until they are orthogonal to the frozen ones, retain states are held by the length of
-their displacement. The weight of the first term falls over the run and that of the second rises:
-c_s = alpha (1 - t / 2T) and c_r = alpha t / 2T at step t of T. Both losses are returned with their weight.
+their displacement: by default relative to the frozen state, a named deviation (see `displacement_loss`). The
+weight of the first term falls over the run and that of the second rises: c_s = alpha (1 - t / 2T) and
+c_r = alpha t / 2T at step t of T. Both losses are returned with their weight.
 
 Legend: B batch, L tokens, D hidden.
 """
@@ -34,13 +35,27 @@ def rerouting_loss(updated_BLD: Tensor, frozen_BLD: Tensor, mask_BL: Tensor) -> 
     return masked_mean(torch.relu(cosine_BL), mask_BL)
 
 
-def displacement_loss(updated_BLD: Tensor, frozen_BLD: Tensor, mask_BL: Tensor) -> Tensor:
+def displacement_loss(
+    updated_BLD: Tensor, frozen_BLD: Tensor, mask_BL: Tensor, *, relative: bool = False
+) -> Tensor:
     """Compute the Euclidean norm of the change of a state, averaged over the tokens of the mask, in float32.
 
     The norm is not squared. Where a state has not moved its gradient is zero.
+
+    Args:
+        updated_BLD: States of the model being updated, B x L x D.
+        frozen_BLD: Where they were.
+        mask_BL: Tokens that count, B x L, boolean or 0/1.
+        relative: Divide each norm by that of the frozen state. The gradient of the rerouting loss falls with
+            the length of a state and that of an absolute displacement does not, so that the published weights
+            fit states of one length only; relative to the frozen norm both fall alike.
     """
-    change_BLD = hide_masked(updated_BLD.float(), mask_BL) - hide_masked(frozen_BLD.float(), mask_BL)
-    return masked_mean(torch.linalg.vector_norm(change_BLD, dim=-1), mask_BL)
+    frozen_BLD = hide_masked(frozen_BLD.float(), mask_BL)
+    change_BLD = hide_masked(updated_BLD.float(), mask_BL) - frozen_BLD
+    length_BL = torch.linalg.vector_norm(change_BLD, dim=-1)
+    if relative:
+        length_BL = length_BL / torch.linalg.vector_norm(frozen_BLD, dim=-1).clamp_min(1e-12)
+    return masked_mean(length_BL, mask_BL)
 
 
 class CircuitBreakerObjective:
@@ -70,7 +85,9 @@ class CircuitBreakerObjective:
 
     def retain_loss(self, updated_BLD: Tensor, batch: StateBatch) -> Tensor:
         """Compute c_r times the mean displacement over all real tokens."""
-        return self.weights(batch.step)[1] * displacement_loss(updated_BLD, batch.frozen_BLD, batch.mask_BL)
+        relative = self.settings.displacement == "relative"
+        loss = displacement_loss(updated_BLD, batch.frozen_BLD, batch.mask_BL, relative=relative)
+        return self.weights(batch.step)[1] * loss
 
     def _nudged(self, batch: StateBatch) -> Tensor:
         """Return the frozen states, each moved a little in a random direction, B x L x D in float32.

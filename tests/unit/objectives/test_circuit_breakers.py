@@ -31,8 +31,9 @@ def batch_of(lengths=(5, 3, 4), *, step=1, seed=0, samples=None, frozen=None):
     return StateBatch(frozen, mask, mask & ~sinks, sinks, samples, 0, step)
 
 
-def objective(alpha=10.0, total_steps=20, seed=0):
-    return CircuitBreakerObjective(CircuitBreakerSettings(alpha=alpha), total_steps=total_steps, seed=seed)
+def objective(alpha=10.0, total_steps=20, seed=0, displacement="absolute"):
+    settings = CircuitBreakerSettings(alpha=alpha, displacement=displacement)
+    return CircuitBreakerObjective(settings, total_steps=total_steps, seed=seed)
 
 
 def test_golden_values():
@@ -46,6 +47,9 @@ def test_golden_values():
     frozen = torch.tensor([[[0.0, 0.0], [0.0, -12.0], [0.0, 0.0]]])
     assert float(displacement_loss(updated, frozen, torch.tensor([[1, 1, 0]]))) == 9.0
     assert float(displacement_loss(updated, frozen, torch.zeros(1, 3))) == 0.0
+    frozen = torch.tensor([[[0.0, 10.0], [0.0, -12.0], [0.0, 0.0]]])
+    relative = displacement_loss(updated, frozen, torch.tensor([[1, 1, 0]]), relative=True)
+    assert float(relative) == pytest.approx((math.sqrt(9 + 36) / 10 + 13 / 12) / 2)
 
 
 @pytest.mark.parametrize("step", [1, 7, 19])
@@ -59,6 +63,19 @@ def test_losses_are_those_of_the_formulas(step):
     falling, rising = 10 * (1 - step / 40), 10 * step / 40
     assert float(breaker.forget_loss(updated, batch)) == pytest.approx(falling * forget, rel=1e-5)
     assert float(breaker.retain_loss(updated, batch)) == pytest.approx(rising * retain, rel=1e-5)
+
+
+def test_by_default_both_terms_ignore_how_long_states_are():
+    """Scaling all states must not shift the balance; an absolute displacement grows with them."""
+    batch = batch_of(step=7)
+    updated = batch.frozen_BLD + normal(9, 3, 5, D)
+    longer = replace(batch, frozen_BLD=50 * batch.frozen_BLD)
+    relative, absolute = objective(displacement="relative"), objective()
+    assert CircuitBreakerSettings().displacement == "relative"
+    for loss in (relative.forget_loss, relative.retain_loss):
+        assert float(loss(50 * updated, longer)) == pytest.approx(float(loss(updated, batch)), rel=1e-5)
+    grown = float(absolute.retain_loss(50 * updated, longer))
+    assert grown == pytest.approx(50 * float(absolute.retain_loss(updated, batch)), rel=1e-5)
 
 
 def test_the_forget_weight_falls_to_a_half_and_the_retain_weight_rises_to_it():
