@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +16,9 @@ from falcon_unlearn.bench.tofu.evaluate import evaluate_tofu
 from falcon_unlearn.bench.tofu.log import write_log
 from falcon_unlearn.bench.tofu.settings import TofuSetting, official_setting, tofu_setting
 from falcon_unlearn.bench.wmdp.evaluate import TASKS, WmdpOptions, WmdpSources, evaluate_wmdp
+from falcon_unlearn.config.data import CorpusSettings
 from falcon_unlearn.config.model import ModelSettings
+from falcon_unlearn.data.sources import load_examples
 from falcon_unlearn.errors import UsageError
 from falcon_unlearn.evaluation.suite import evaluation_mode
 from falcon_unlearn.events import EventSink
@@ -101,16 +104,22 @@ def score_wmdp(
     output: Path,
     *,
     tasks: tuple[str, ...],
-    limit: int | None,
+    options: WmdpOptions,
     backend: Literal["native", "lm-eval"],
+    retain_files: Sequence[str],
     sink: EventSink,
     **kwargs: Any,
 ) -> BenchResult:
     """Score a model on WMDP, MMLU and WikiText; `folder` holds `wmdp`, `mmlu` and `wikitext2`.
 
+    `retain_files` are texts that the model was trained to keep: the result warns where they occur in the
+    pages that perplexity is measured on.
+
     Raises:
         FalconError: Model or data cannot be used.
     """
+    corpora = [load_examples(CorpusSettings(name="retain", path=path)) for path in retain_files]
+    retain_texts = [example.plain_text for corpus in corpora for example in corpus.examples]
     sources = None
     if folder is not None:
         home = Path(folder).expanduser()
@@ -121,8 +130,9 @@ def score_wmdp(
             loaded,
             tasks=tasks or TASKS,
             sources=sources,
-            options=WmdpOptions(limit=limit),
+            options=options,
             backend=backend,
+            retain_texts=retain_texts,
             sink=sink,
             **kwargs,
         )

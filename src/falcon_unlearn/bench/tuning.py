@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from falcon_unlearn.errors import NumericalError, UsageError
 from falcon_unlearn.events import EventSink, Notice
+from falcon_unlearn.metrics.model_utility import harmonic_mean
 from falcon_unlearn.runs import write_json_atomic
 
 ActsOn = Literal["states", "outputs"]
@@ -56,7 +57,14 @@ class Tuned:
 
 
 def trials_of(
-    method: str, acts_on: ActsOn, num_blocks: int, count: int, layer: int | None = None, window: int = 3
+    method: str,
+    acts_on: ActsOn,
+    num_blocks: int,
+    count: int,
+    layer: int | None = None,
+    *,
+    window: int = 3,
+    changes: Mapping[str, Any] | None = None,
 ) -> list[Overrides]:
     """Return the settings to try: layer and strength for methods on states, learning rates for the others.
 
@@ -67,6 +75,7 @@ def trials_of(
         count: Number of trials.
         layer: Loss layer, if it is not to be tuned.
         window: Trained blocks, which end at the layer.
+        changes: What the benchmark sets otherwise than the shared settings.
 
     Raises:
         UsageError: Fewer than one trial, or more than there are settings.
@@ -79,8 +88,34 @@ def trials_of(
     else:
         layers = _layers(num_blocks, window)
         tried = [{LAYER: layers[share], "train.relative_step": step} for share, step in _PLACES]
-    shared = {**_SHARED[acts_on], **_OF_METHOD.get(method, {})}
+    shared = {**_SHARED[acts_on], **(changes or {}), **_OF_METHOD.get(method, {})}
     return [{**shared, **trial} for trial in tried[:count]]
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """Hold mean probabilities on the parts of the tuning data."""
+
+    forget: float
+    checked: float
+    """On what is to be kept."""
+    unseen: float
+    """On texts that no model was trained on."""
+
+
+def tuning_score(found: Knowledge, reference: Knowledge) -> float:
+    """Return the harmonic mean of the share of knowledge removed and the share of utility kept.
+
+    Removing more than what unseen texts lack, or a higher probability of what is kept, earns nothing.
+
+    Args:
+        found: After unlearning.
+        reference: The target.
+    """
+    span = max(1e-6, reference.forget - reference.unseen)
+    removed = min(1.0, max(0.0, (reference.forget - found.forget) / span))
+    kept = min(1.0, found.checked / max(1e-6, reference.checked))
+    return float(harmonic_mean([removed, kept]))
 
 
 def check_trials(count: int) -> None:

@@ -16,6 +16,7 @@ class Subject:
     """Bundle a causal language model, its tokenizer and the size of a forward pass."""
 
     model: Any
+    """None where only tokens are needed."""
     tokenizer: Any
     batch_tokens: int = 4096
     """Tokens per forward pass, padding included."""
@@ -29,7 +30,7 @@ class Subject:
     def end_ids(self) -> frozenset[int]:
         """Ids that end an answer."""
         found = {self.tokenizer.eos_token_id}
-        configured = getattr(self.model.generation_config, "eos_token_id", None)
+        configured = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
         found.update(configured if isinstance(configured, list | tuple) else [configured])
         return frozenset(int(value) for value in found if value is not None)
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from falcon_unlearn.bench.tuning import MAXIMUM_TRIALS, Tuned, trials_of, tune
+from falcon_unlearn.bench.tuning import MAXIMUM_TRIALS, Knowledge, Tuned, trials_of, tune, tuning_score
 from falcon_unlearn.config.catalogue import METHODS
 from falcon_unlearn.errors import NumericalError, UsageError
 from falcon_unlearn.events import ignore_events
@@ -86,3 +86,13 @@ def test_records_of_other_settings_are_passed_over(tmp_path):
     record.write_text(json.dumps({"overrides": {}, "scores": [0.5], "trials": [TRIALS[0]]}))
     tuned = search(record, {1.0: 0.1, 2.0: 0.2, 3.0: 0.3})
     assert isinstance(tuned, Tuned) and tuned.scores == (0.1, 0.2, 0.3)
+
+
+def test_a_trial_that_removes_more_than_unseen_earns_nothing_extra():
+    reference = Knowledge(forget=0.9, checked=0.8, unseen=0.1)
+    exact = tuning_score(Knowledge(0.1, 0.8, 0.0), reference)
+    beyond = tuning_score(Knowledge(0.0, 0.8, 0.0), reference)
+    harmful = tuning_score(Knowledge(0.1, 0.2, 0.0), reference)
+    assert exact == beyond == pytest.approx(1.0)
+    assert harmful == pytest.approx(2 * 0.25 / 1.25)
+    assert tuning_score(reference, reference) == 0

@@ -16,7 +16,10 @@ from shared_data import shared_data
     ("arguments", "words"),
     [
         (["tofu"], "no model given"),
-        (["muse", "base", "--prepare"], "belong to tofu"),
+        (["wmdp", "base", "--prepare"], "belong to tofu and muse"),
+        (["muse", "base", "--curves"], "--curves needs"),
+        (["tofu", "base", "--method", "npo", "--curves"], "--curves needs"),
+        (["tofu", "base", "--method", "npo", "--trials", "99"], "--trials"),
         (["tofu", "base", "--role", "hero"], "--role"),
         (["tofu", "base", "--method", "magic"], "--method"),
         (["tofu", "base", "--tier", "T-M", "--split", "forget10"], "--split"),
@@ -49,6 +52,31 @@ def test_a_model_is_scored_on_wmdp_and_the_result_is_written(tmp_path, capsys):
     assert result.label == "pico"
     assert result.metric("wmdp_bio").num_items == 8
     assert "wmdp_bio" in capsys.readouterr().out
+
+
+def test_wmdp_forms_and_the_overlap_of_retain_text_are_asked_for_on_the_command_line(tmp_path, capsys):
+    questions = [
+        {"question": f"Which letter is number {n}?", "choices": ["a", "bb", "ccc", "d"], "answer": n % 4}
+        for n in range(8)
+    ]
+    page = "one two three four five six seven eight nine ten eleven twelve\n" * 3
+    for name, text in {
+        "wmdp/bio.json": json.dumps(questions),
+        "wikitext2/wiki.test.raw": f" = Title = \n\n {page}\n",
+        "kept.txt": page,
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    output = tmp_path / "new.bench.json"
+    arguments = ["--data-dir", str(tmp_path), "--task", "wmdp_bio", "--task", "wikitext"]
+    forms = ["--also", "option-text", "--also", "robust", "--also", "cyclic"]
+    retain = ["--retain", str(tmp_path / "kept.txt")]
+    model = str(save_pico(tmp_path / "model"))
+    assert main(["bench", "wmdp", model, *arguments, *forms, *retain, "-o", str(output), "-q"]) == 0
+    result = BenchResult.model_validate_json(output.read_bytes())
+    names = {metric.name for metric in result.metrics}
+    assert {"wmdp_bio", "wmdp_bio_cloze", "wmdp_bio_cyclic", "wmdp_bio_longest_option"} <= names
+    assert any("perplexity split" in note for note in result.notes)
 
 
 def test_a_published_log_is_aggregated(capsys):

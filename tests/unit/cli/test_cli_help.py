@@ -27,7 +27,6 @@ FLAGS = {
     "unlearn": {"--model"} | RECIPE | DISPLAY | FOLDER | RESUME,
     "evaluate": {"--model", "--original", "--output", "-o"} | RECIPE | DISPLAY | RESUME,
     "report": {"--output", "-o", "--json"},
-    "verify": {"--base", "--data"} | DISPLAY,
     "bench": {
         *("--model", "--data-dir", "--output", "-o", "--tier", "--split", "--corpus", "--retain-log"),
         *("--role", "--label", "--task", "--limit", "--backend", "--retain-rows", "--prepare", "--method"),

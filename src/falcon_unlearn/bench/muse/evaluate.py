@@ -48,6 +48,7 @@ from falcon_unlearn.events import EventSink, StageFinished, StageStarted, ignore
 from falcon_unlearn.linalg.intervals import Estimate, bootstrap_interval
 from falcon_unlearn.models.access import LoadedModel
 from falcon_unlearn.runs import capture_environment
+from falcon_unlearn.runs.memory import peak_memory_bytes
 
 Role = Literal["base", "target", "retain", "retain_replicate", "unlearned", "other"]
 Reference = PrivacyReference | Literal["no reference"]
@@ -133,6 +134,7 @@ def evaluate_muse(
         notes=[*data.notes, *run.notes],
         data=dict(data.files),
         seconds=run.seconds,
+        peak_memory_bytes=peak_memory_bytes(),
         versions=environment.packages,
         hardware=environment.processor,
     )

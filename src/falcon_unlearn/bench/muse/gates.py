@@ -111,12 +111,13 @@ def replicate_gate(privleak: float) -> Gate:
 
 
 def knowledge_gate(target: float, retain: float) -> Gate:
-    """Ask whether KnowMem measures anything; if it fails, say `NOT_MEASURABLE`."""
+    """Ask whether KnowMem measures anything; where it does not, the condition says `NOT_MEASURABLE`."""
+    passed = target - retain >= SMALLEST_KNOWMEM_GAP
     return Gate(
         name="KnowMem of the target less that of the retrained model",
-        passed=target - retain >= SMALLEST_KNOWMEM_GAP,
+        passed=passed,
         value=target - retain,
-        condition=f">= {SMALLEST_KNOWMEM_GAP:g}",
+        condition=f">= {SMALLEST_KNOWMEM_GAP:g}" + ("" if passed else f". {NOT_MEASURABLE}"),
     )
 
 

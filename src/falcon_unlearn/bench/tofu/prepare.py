@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from falcon_unlearn.bench.prepare import prepare_model
+from falcon_unlearn.bench.table import ReferenceModels
 from falcon_unlearn.bench.tofu.data import TofuData, TofuRow, question_examples, retained_rows, target_rows
 from falcon_unlearn.bench.tofu.encoding import MAXIMUM_TOKENS
 from falcon_unlearn.bench.tofu.settings import TofuSetting
-from falcon_unlearn.bench.tofu.table import ReferenceModels
 from falcon_unlearn.config.model import ModelSettings
 from falcon_unlearn.events import EventSink
 from falcon_unlearn.models.access import load_tokenizer, resolve_folder

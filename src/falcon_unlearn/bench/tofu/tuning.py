@@ -13,9 +13,9 @@ from math import exp
 from falcon_unlearn.bench.tofu.data import TofuData, TofuRow, author_rows
 from falcon_unlearn.bench.tofu.encoding import MAXIMUM_TOKENS, encode_rows
 from falcon_unlearn.bench.tofu.settings import TofuSetting
+from falcon_unlearn.bench.tuning import Knowledge
 from falcon_unlearn.errors import UsageError
 from falcon_unlearn.evaluation.suite import evaluation_mode
-from falcon_unlearn.metrics.model_utility import harmonic_mean
 from falcon_unlearn.models.access import LoadedModel
 from falcon_unlearn.models.scoring import completion_log_probabilities
 from falcon_unlearn.models.text import TextEncoder
@@ -57,31 +57,7 @@ class TuningAuthors:
         )
 
 
-@dataclass(frozen=True)
-class Probabilities:
-    """Hold mean answer probabilities on the parts of the tuning data."""
-
-    forget: float
-    checked: float
-    unseen: float
-
-
-def tuning_score(found: Probabilities, reference: Probabilities) -> float:
-    """Return the harmonic mean of the share of knowledge removed and the share of utility kept.
-
-    Removing more than what unseen authors lack, or a higher probability of what is kept, earns nothing.
-
-    Args:
-        found: After unlearning.
-        reference: The target.
-    """
-    span = max(1e-6, reference.forget - reference.unseen)
-    removed = min(1.0, max(0.0, (reference.forget - found.forget) / span))
-    kept = min(1.0, found.checked / max(1e-6, reference.checked))
-    return float(harmonic_mean([removed, kept]))
-
-
-def answer_probabilities(loaded: LoadedModel, authors: TuningAuthors) -> Probabilities:
+def answer_probabilities(loaded: LoadedModel, authors: TuningAuthors) -> Knowledge:
     """Measure a model on the tuning data; nothing else of it is evaluated."""
     encoder = TextEncoder(loaded.tokenizer, chat_template=False, maximum_tokens=MAXIMUM_TOKENS)
     with evaluation_mode(loaded.model):
@@ -89,7 +65,7 @@ def answer_probabilities(loaded: LoadedModel, authors: TuningAuthors) -> Probabi
             _mean_probability(loaded, encoder, rows)
             for rows in (authors.forget, authors.checked, authors.unseen)
         ]
-    return Probabilities(*parts)
+    return Knowledge(*parts)
 
 
 def _mean_probability(loaded: LoadedModel, encoder: TextEncoder, rows: Sequence[TofuRow]) -> float:

@@ -41,6 +41,7 @@ from falcon_unlearn.evaluation.subject import Subject
 from falcon_unlearn.events import EventSink, ignore_events
 from falcon_unlearn.models.access import LoadedModel
 from falcon_unlearn.runs import capture_environment, public_name, write_json_atomic
+from falcon_unlearn.runs.memory import peak_memory_bytes
 
 WMDP_TASKS = tuple(f"wmdp_{topic}" for topic in WMDP_SUBJECTS)
 TASKS = (*WMDP_TASKS, "mmlu", "wikitext")
@@ -207,7 +208,9 @@ class _Evaluation:
             notes=self.notes,
             data=self.data,
             seconds={"evaluation": seconds},
-            peak_memory_bytes=torch.cuda.max_memory_allocated() if model.device.type == "cuda" else None,
+            peak_memory_bytes=(
+                torch.cuda.max_memory_allocated() if model.device.type == "cuda" else peak_memory_bytes()
+            ),
             versions=environment.packages | self.scorer.versions,
             hardware=environment.processor,
         )

@@ -8,14 +8,15 @@ from dataclasses import replace
 
 import pytest
 
+from falcon_unlearn.bench import table as table_module
 from falcon_unlearn.bench import tuning as trial_settings
-from falcon_unlearn.bench.tofu import table as table_module
+from falcon_unlearn.bench.table import ResultTable, read_result, run_table
 from falcon_unlearn.bench.tofu import tuning
 from falcon_unlearn.bench.tofu.data import TofuData, TofuRow, author_rows
 from falcon_unlearn.bench.tofu.prepare import prepare_tofu
 from falcon_unlearn.bench.tofu.settings import official_setting, tofu_setting
-from falcon_unlearn.bench.tofu.table import TofuTable, read_result, run_table
-from falcon_unlearn.bench.tofu.training import method_recipe
+from falcon_unlearn.bench.tofu.table import TofuBenchmark
+from falcon_unlearn.bench.unlearning import method_recipe
 from falcon_unlearn.config.model import ModelSettings
 from falcon_unlearn.errors import UsageError
 from falcon_unlearn.events import ignore_events
@@ -61,7 +62,8 @@ def filled(data, tmp_path_factory):
     base = ModelSettings(name=str(save_pico(folder / "base")))
     quick = FinetuneSettings(epochs=1, batch_size=64, compute_dtype="float32")
     models = prepare_tofu(base, data, SETTING, ignore_events, finetuning=quick, cache=folder / "cache")
-    table = TofuTable(folder / "table", models, data, SETTING, retain_rows=None, sink=ignore_events, trials=2)
+    benchmark = TofuBenchmark(data, SETTING)
+    table = ResultTable(folder / "table", models, benchmark, sink=ignore_events, trials=2)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trial_settings, "_SHARED", {"states": FAST, "outputs": FAST})
         return table, run_table(table, METHODS, [0, 1])
@@ -76,7 +78,7 @@ def test_every_row_is_kept_and_a_second_run_computes_nothing(filled, monkeypatch
     def refuse(*_args, **_kwargs):
         raise AssertionError("computed again")
 
-    for name in ("evaluate_tofu", "unlearn_rows", "load_model"):
+    for name in ("unlearn_examples", "load_model"):
         monkeypatch.setattr(table_module, name, refuse)
     again = run_table(table, METHODS, [0, 1])
     assert [row.metrics for row in again] == [row.metrics for row in results]
@@ -134,17 +136,7 @@ def test_a_setting_without_unseen_authors_cannot_be_tuned(data):
         tuning.TuningAuthors.of(data, official_setting("forget01"))
 
 
-def test_a_trial_that_removes_more_than_unseen_earns_nothing_extra():
-    reference = tuning.Probabilities(forget=0.9, checked=0.8, unseen=0.1)
-    exact = tuning.tuning_score(tuning.Probabilities(0.1, 0.8, 0.0), reference)
-    beyond = tuning.tuning_score(tuning.Probabilities(0.0, 0.8, 0.0), reference)
-    harmful = tuning.tuning_score(tuning.Probabilities(0.1, 0.2, 0.0), reference)
-    assert exact == beyond == pytest.approx(1.0)
-    assert harmful == pytest.approx(2 * 0.25 / 1.25)
-    assert tuning.tuning_score(reference, reference) == 0
-
-
 def test_dotted_overrides_reach_the_recipe(tmp_path):
-    recipe = method_recipe("npo", tmp_path, 3, {"train.steps": 7, "objective.npo.beta": 0.5})
+    recipe = method_recipe("npo", tmp_path, 3, {}, {"train.steps": 7, "objective.npo.beta": 0.5})
     assert (recipe.seed, recipe.train.steps, recipe.objective.npo.beta) == (3, 7, 0.5)
     assert recipe.train.parameters == "all"

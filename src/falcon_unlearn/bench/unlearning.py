@@ -1,4 +1,4 @@
-"""Unlearn a prepared TOFU model with one method, in memory."""
+"""Unlearn a prepared model with one method, in memory."""
 
 from __future__ import annotations
 
@@ -8,15 +8,23 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from falcon_unlearn.bench.tofu.data import TofuRow, question_examples
 from falcon_unlearn.config.data import CorpusSettings
 from falcon_unlearn.config.recipe import Recipe
 from falcon_unlearn.data.sources import LoadedCorpus, make_corpus
 from falcon_unlearn.events import EventSink
+from falcon_unlearn.examples import Example
 from falcon_unlearn.models.access import LoadedModel, load_model, pick_device
 from falcon_unlearn.pipeline.running import train_in
 from falcon_unlearn.pipeline.workspace import fill_workspace, seeded
 from falcon_unlearn.training.session import Session
+
+
+@dataclass(frozen=True)
+class TrainingSets:
+    """Hold what is to be forgotten and what is to be kept."""
+
+    forget: tuple[Example, ...]
+    retain: tuple[Example, ...]
 
 
 @dataclass(frozen=True)
@@ -35,8 +43,10 @@ class Unlearned:
         return {stage: self.seconds[stage] for stage in ("select", "cache", "train") if stage in self.seconds}
 
 
-def method_recipe(method: str, model: Path, seed: int, overrides: Mapping[str, Any]) -> Recipe:
-    """Return the recipe of a table row: the method's defaults, TOFU's wording, and dotted overrides."""
+def method_recipe(
+    method: str, model: Path, seed: int, data: Mapping[str, Any], overrides: Mapping[str, Any]
+) -> Recipe:
+    """Return the recipe of a table row: the method's defaults, the benchmark's wording, dotted overrides."""
     values: dict[str, Any] = {
         "method": method,
         "seed": seed,
@@ -47,8 +57,9 @@ def method_recipe(method: str, model: Path, seed: int, overrides: Mapping[str, A
             "holdout_share": 0.0,
             "minimum_tokens": 2,
             "chat_template": False,
-            # Neighbouring authors share wordings by design; the answers differ.
+            # Both sides of a benchmark are alike by design; what is the same text on both is warned about.
             "overlap": "warn",
+            **data,
         },
     }
     for dotted, value in overrides.items():
@@ -60,22 +71,29 @@ def method_recipe(method: str, model: Path, seed: int, overrides: Mapping[str, A
     return Recipe.model_validate(values)
 
 
-def unlearn_rows(
-    recipe: Recipe, forget: Sequence[TofuRow], retain: Sequence[TofuRow], sink: EventSink
+def unlearn_examples(
+    recipe: Recipe, sets: TrainingSets, sink: EventSink, loaded: LoadedModel | None = None
 ) -> Unlearned:
-    """Load the recipe's model and unlearn the forget rows, keeping the retain rows.
+    """Unlearn the forget examples, keeping the retain examples.
+
+    Args:
+        recipe: All settings.
+        sets: The examples.
+        sink: Receives progress.
+        loaded: The model, which is changed in place; loaded by the recipe if None.
 
     Raises:
         FalconError: The model cannot be loaded, or training diverged.
     """
-    rows = {"forget": forget, "retain": retain}
+    examples: dict[str, Sequence[Example]] = {"forget": sets.forget, "retain": sets.retain}
 
     def load(corpus: CorpusSettings) -> LoadedCorpus:
-        return make_corpus(question_examples(rows[corpus.name]), corpus.name)
+        return make_corpus(examples[corpus.name], corpus.name)
 
     seconds: dict[str, float] = {}
     with seeded(recipe.seed, recipe.runtime.threads), TemporaryDirectory() as scratch:
-        loaded = load_model(recipe.model, pick_device(recipe.runtime.device))
+        if loaded is None:
+            loaded = load_model(recipe.model, pick_device(recipe.runtime.device))
         workspace = fill_workspace(loaded, recipe, sink, seconds, load=load)
         selection, session = train_in(workspace, recipe, sink, seconds, Path(scratch))
     return Unlearned(loaded, session, selection.layer, seconds)
