@@ -59,8 +59,8 @@ class Recipe(Settings):
         ]
         if asked and self.method_entry.acts_on == "states":
             raise ValueError(
-                f"train.{asked[0]}: {self.method} acts on states and runs a few blocks only; leave it out, or "
-                "lower train.batch_size"
+                f"train.{asked[0]}: {self.method} acts on states and runs a few blocks only; "
+                "leave it out, or lower train.batch_size"
             )
         return self
 
