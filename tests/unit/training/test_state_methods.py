@@ -197,7 +197,10 @@ def test_the_budget_holds_for_the_states_that_are_kept(method, tmp_path):
     """One retain batch, measured with the library's own forward pass."""
     data = replace(tiny_data(), retain=(tiny_corpus("r", 4, (12, 12), 100),))
     budget = 2e-3
-    settings = recipe(method, train={"steps": 12, "learning_rate": 1e-2, "maximum_retain_drift": budget})
+    # Held by their full weight, circuit breakers would not leave the budget in so few steps.
+    multiplier = 0.05 if method == "circuit_breakers" else None
+    train = {"steps": 12, "learning_rate": 1e-2, "maximum_retain_drift": budget}
+    settings = recipe(method, multiplier=multiplier, train=train)
     session, (_, retain), (_, new_retain) = trained_states(tmp_path, settings, data)
     assert session.result.status == "stopped_on_budget" and session.result.kept_step >= 1
     assert float(1 - cosine(retain, new_retain).mean()) <= budget * 1.001
