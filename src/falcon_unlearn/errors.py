@@ -1,7 +1,8 @@
 """Failures that a user can act on, each with an exit code and a next step.
 
 Exit codes: 1 unexpected, 2 usage, configuration or data, 3 missing prerequisite, 4 failed audit gate,
-130 interrupted. The command line turns these into words (`cli/failures.py`); no other place prints them.
+5 lost process of a distributed job, 130 interrupted.
+The command line turns these into words (`cli/failures.py`); no other place prints them.
 """
 
 from __future__ import annotations
@@ -52,3 +53,9 @@ class GateError(FalconError):
     """Report a result that misses a limit the user set, for use in continuous integration."""
 
     exit_code = 4
+
+
+class PeerError(FalconError):
+    """Report that another process of a distributed job failed or was lost."""
+
+    exit_code = 5

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from falcon_unlearn.activations.store import ActivationStore, mask_from_lengths
+from falcon_unlearn.distributed.stores import exchange_states
+from falcon_unlearn.distributed.team import Team
 from falcon_unlearn.models.engine import BlockEngine, blocks_in_dtype
 
 ProgressCallback = Callable[[int, int], None]
@@ -69,6 +71,15 @@ def open_states(
     return CachedStates(inputs, outputs)
 
 
+def reopen_states(
+    folder: Path, name: str, lengths: Sequence[int], hidden_size: int, dtype: torch.dtype, team: Team
+) -> CachedStates:
+    """Open what the leader's machine has kept, and copy it to the other machines."""
+    states = open_states(folder, name, lengths, hidden_size, dtype)
+    exchange_states(team, (states.inputs, states.outputs), [range(len(lengths))])
+    return states
+
+
 @torch.no_grad()
 def cache_states(
     engine: BlockEngine,
@@ -81,6 +92,7 @@ def cache_states(
     store_dtype: torch.dtype,
     batch_tokens: int,
     progress: ProgressCallback,
+    team: Team | None = None,
 ) -> CachedStates:
     """Run every sample once up to the loss layer and keep two of its states.
 
@@ -94,14 +106,17 @@ def cache_states(
         store_dtype: Dtype on disk.
         batch_tokens: Padded tokens per forward pass.
         progress: Receives samples done and in total.
+        team: Ranks that share the work; `folder` is then one that all ranks of a machine see.
     """
     first, last = window
+    team = team or Team()
     lengths = [len(sample) for sample in samples]
     hidden = engine.structure.hidden_size
     stores = open_states(folder, name, lengths, hidden, store_dtype)
     done = 0
+    batches = list(batches_by_length(lengths, batch_tokens))
     with blocks_in_dtype(engine, first, last, compute_dtype):
-        for batch in batches_by_length(lengths, batch_tokens):
+        for batch in team.own_part(batches):
             ids_BL, _ = pad_token_ids(samples, batch, engine.device)
             entering_BLD = engine.embed(ids_BL)
             if first > 0:
@@ -112,8 +127,9 @@ def cache_states(
             for row, index in enumerate(batch):
                 stores.inputs.write(index, entering_BLD[row, : lengths[index]])
                 stores.outputs.write(index, leaving_BLD[row, : lengths[index]])
-            done += len(batch)
-            progress(done, len(samples))
+            done += len(batch) * team.size
+            progress(min(done, len(samples)), len(samples))
+    exchange_states(team, (stores.inputs, stores.outputs), batches)
     return stores
 
 

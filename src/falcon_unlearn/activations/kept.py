@@ -21,6 +21,7 @@ def kept_files(
     *,
     compute: Callable[[], ResultT],
     reopen: Callable[[], ResultT],
+    is_whole: bool | None = None,
 ) -> ResultT:
     """Return what an earlier process computed into files, or compute it and mark the files as finished.
 
@@ -30,16 +31,16 @@ def kept_files(
         paths: The files that `compute` writes.
         compute: Writes the files.
         reopen: Opens files that are whole.
+        is_whole: Whether they are, where that is known already: ranks without `work` follow the leader.
 
     Raises:
         PrerequisiteError: The files could not be brought to the disk.
     """
-    if work is None:
-        return compute()
-    expected = work.get(key)
-    if expected is not None and expected == _hashes(paths):
+    if is_whole or (is_whole is None and files_are_whole(work, key, paths)):
         return reopen()
     result = compute()
+    if work is None:
+        return result
     try:
         for path in paths:
             if path.is_file():
@@ -48,6 +49,12 @@ def kept_files(
         raise write_failure(paths[0], error) from error
     work.put(key, _hashes(paths))
     return result
+
+
+def files_are_whole(work: WorkFolder | None, key: str, paths: Sequence[Path]) -> bool:
+    """Tell whether an earlier process finished these files, and nothing has changed them since."""
+    expected = None if work is None else work.get(key)
+    return expected is not None and expected == _hashes(paths)
 
 
 def kept_tensors(

@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from falcon_unlearn.cli.invocation import repeat_command
+from falcon_unlearn.cli.ranks import lost_ranks, may_tell, settle_exit_code
 from falcon_unlearn.cli.terminal import clean
 from falcon_unlearn.errors import FalconError
 from falcon_unlearn.stopping import Terminated, stop_signals
@@ -36,7 +37,7 @@ def run_guarded(action: Callable[[], object]) -> int:
         _tell("interrupted; nothing half-written was left", _go_on(error))
         return _finish(error, INTERRUPTED)
     except Terminated as error:
-        _tell("terminated; nothing half-written was left", _go_on(error))
+        _tell(lost_ranks() or "terminated; nothing half-written was left", _go_on(error))
         return _finish(error, TERMINATED)
     except BrokenPipeError:
         # The reader of our output went away; Python would complain again while flushing at exit.
@@ -70,6 +71,8 @@ def report_usage(error: Exception, arguments: Sequence[str], commands: Sequence[
 
 
 def _tell(message: str, hint: str | None) -> None:
+    if not may_tell():
+        return
     lines = clean(message).splitlines() or [""]
     # Standard error may be closed; there is nobody left to tell then.
     with contextlib.suppress(OSError, ValueError):
@@ -87,7 +90,7 @@ def _go_on(error: BaseException) -> str | None:
 def _finish(error: BaseException, code: int) -> int:
     if _debugging():
         traceback.print_exception(error)
-    return code
+    return settle_exit_code(code)
 
 
 def _debugging() -> bool:

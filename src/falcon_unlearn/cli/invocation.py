@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextvars import ContextVar
 
 from falcon_unlearn.config.paths import public_name, public_text
+from falcon_unlearn.distributed.environment import read_place
 
 _ARGUMENTS: ContextVar[tuple[str, ...]] = ContextVar("arguments", default=())
 
@@ -28,7 +29,18 @@ def repeat_command() -> str:
     # Started again with `--resume never`, it would throw away what it should go on with.
     for at in [i for i, argument in enumerate(kept) if argument == "--resume"][::-1]:
         del kept[at : at + 2]
-    return shlex.join(["falcon-unlearn", *(a for a in kept if not a.startswith("--resume="))])
+    return shlex.join([*_program(), *(a for a in kept if not a.startswith("--resume="))])
+
+
+def _program() -> list[str]:
+    """Return what starts this program: its name, or torchrun with the shape of the job."""
+    place = read_place()
+    if place is None:
+        return ["falcon-unlearn"]
+    machines = place.size // place.local_size
+    several = [f"--nnodes={machines}", "--rdzv-backend=c10d", "--rdzv-endpoint=HOST:PORT"]
+    shape = [f"--nproc-per-node={place.local_size}", *(several if machines > 1 else [])]
+    return ["torchrun", *shape, "-m", "falcon_unlearn"]
 
 
 def _publish(argument: str) -> str:

@@ -10,6 +10,7 @@ from cyclopts import App, CycloptsError, Parameter
 from falcon_unlearn._version import __version__
 from falcon_unlearn.cli.failures import report_usage, run_guarded
 from falcon_unlearn.cli.invocation import remember
+from falcon_unlearn.cli.ranks import prepare_rank
 
 COMMANDS = {
     "run": """Select the layer, unlearn, evaluate before and after, and write a report.
@@ -49,6 +50,9 @@ Give the model, --data-dir or the hub, and the retain model's log where there is
     "compare": """Put results side by side: one table and one picture of forgetting against utility.
 
 RUN is a result file, a folder of *.bench.json files, or the output folder of a run.""",
+    "sweep": """Run every combination of methods, layers, seeds and settings, and compare them.
+
+Each run keeps its folder; the same command goes on after an interruption.""",
     "env": """Print versions and hardware for a bug report.
 
 No host name, user name or token.""",
@@ -60,7 +64,7 @@ _EPILOGUE = """\
 Example: falcon-unlearn run MODEL --forget a.jsonl --retain b.txt --output new
 
 Exit codes: 0 done, 1 unexpected failure, 2 command line, recipe, data or model, 3 something missing on this \
-machine, 4 a limit was missed, 130 interrupted, 143 terminated."""
+machine, 4 a limit was missed, 5 a process of a distributed job was lost, 130 interrupted, 143 terminated."""
 
 
 def build_app() -> App:
@@ -87,6 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def act() -> None:
         remember(given)
+        prepare_rank(given, list(COMMANDS))
         try:
             build_app()(given, exit_on_error=False, print_error=False)
         except CycloptsError as error:

@@ -129,11 +129,12 @@ class DisplayOptions:
     def progress(self) -> Iterator[EventSink]:
         """Yield the sink for the events of the pipeline."""
         from falcon_unlearn.cli.console import progress_sink
+        from falcon_unlearn.cli.ranks import is_silent
         from falcon_unlearn.errors import UsageError
 
         if self.quiet and self.verbose:
             raise UsageError("--quiet and --verbose exclude each other", hint="Keep one of the two.")
-        with progress_sink(quiet=self.quiet, verbose=self.verbose) as sink:
+        with progress_sink(quiet=self.quiet or is_silent(), verbose=self.verbose) as sink:
             yield sink
 
 

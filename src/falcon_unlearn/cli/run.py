@@ -24,12 +24,16 @@ def run(
 ) -> None:
     """Run the three steps with evaluation and report."""
     from falcon_unlearn.cli.console import print_result
+    from falcon_unlearn.cli.ranks import follow, is_silent, leading
     from falcon_unlearn.cli.tables import show_run
     from falcon_unlearn.runs import check_output
 
     recipe, typed = options.load(model)
+    if is_silent():
+        follow(recipe)
+        return
     check_output(output)
-    with display.progress() as sink:
+    with leading(recipe), display.progress() as sink:
         from falcon_unlearn.pipeline import run_pipeline
 
         summary = run_pipeline(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from falcon_unlearn.config.base import Settings
@@ -19,3 +21,7 @@ class RuntimeSettings(Settings):
     save_seconds: float = Field(default=60.0, ge=0)
     """Seconds between two saved states of the training, to go on from after a kill; 0 saves every step. Where
     saving is slow, it is done more rarely."""
+    rank_timeout: float = Field(default=600.0, gt=0)
+    """Seconds after which a silent process of a distributed job counts as lost."""
+    shard: Literal["auto", "never", "window"] = "auto"
+    """Distributed: split the blocks of the window over the ranks, never, or where one card would be full."""

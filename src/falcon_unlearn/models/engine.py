@@ -8,7 +8,7 @@ masks, rotary embeddings and sliding windows come from the library and no family
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -49,6 +49,18 @@ class BlockEngine:
     def block(self, layer: int) -> nn.Module:
         """Return block `layer`."""
         return self._blocks[layer]
+
+    @contextmanager
+    def substituted(self, blocks: Mapping[int, nn.Module]) -> Iterator[None]:
+        """Run other modules in place of some blocks while the context is open; open the window inside it."""
+        saved = {layer: self._blocks[layer] for layer in blocks}
+        try:
+            for layer, block in blocks.items():
+                self._blocks[layer] = block
+            yield
+        finally:
+            for layer, block in saved.items():
+                self._blocks[layer] = block
 
     def embed(self, token_ids_BL: Tensor) -> Tensor:
         """Return the states that enter block 0, B x L x D, embedding scale included."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 
@@ -29,10 +30,33 @@ class StateBatch:
     """Index of the forget domain; -1 for retain batches."""
     step: int
     """Optimisation step, 0-based."""
+    whole: StateBatch | None = None
+    """The batch of all ranks, where the rows above are a part of it and the objective asked for it."""
+    positions: tuple[int, ...] = ()
+    """Position of each row in `whole`."""
+
+    @property
+    def entire(self) -> StateBatch:
+        """Return the batch of all ranks."""
+        return self.whole or self
+
+    def own_rows(self, tensor: Tensor, dim: int) -> Tensor:
+        """Return the own rows of a tensor over the batch of all ranks, along `dim`."""
+        if self.whole is None:
+            return tensor
+        return tensor.index_select(dim, torch.tensor(self.positions, device=tensor.device))
 
 
 class RepresentationObjective(Protocol):
-    """Turn the states leaving the window into two losses. Implementations hold no model."""
+    """Turn the states leaving the window into two losses. Implementations hold no model.
+
+    The forget loss is a mean over `counted_BL`, the retain loss one over `mask_BL`: ranks that hold parts of
+    a batch weight theirs by these counts.
+    """
+
+    @property
+    def needs_whole_batch(self) -> bool:
+        """Tell whether targets or negatives depend on rows of other ranks."""
 
     def forget_loss(self, updated_BLD: Tensor, batch: StateBatch) -> Tensor:
         """Return the scalar to minimise on forget data."""

@@ -78,6 +78,11 @@ class CircuitBreakerObjective:
         progress = step / (2 * self.total_steps)
         return self.settings.alpha * (1.0 - progress), self.settings.alpha * progress
 
+    @property
+    def needs_whole_batch(self) -> bool:
+        """Tell whether targets depend on rows of other ranks: never."""
+        return False
+
     def forget_loss(self, updated_BLD: Tensor, batch: StateBatch) -> Tensor:
         """Compute c_s times the mean ReLU cosine over the counted tokens."""
         frozen_BLD = self._nudged(batch) if batch.step == 0 else batch.frozen_BLD

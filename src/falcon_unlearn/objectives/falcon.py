@@ -100,11 +100,19 @@ class FalconObjective:
         self.retain = retain
         self.model_dtype = model_dtype
 
+    @property
+    def needs_whole_batch(self) -> bool:
+        """Tell whether targets or negatives depend on rows of other ranks."""
+        offset = self.settings.offset
+        per_batch = offset.mode == "reference" or offset.resolved_granularity == "batch"
+        return per_batch or self.settings.negatives > 1
+
     def forget_loss(self, updated_BLD: Tensor, batch: StateBatch) -> Tensor:
         """Compute eq. 9-10 against the batch's targets and frozen negatives."""
         generator = seeded_generator(self.seed, "negatives", batch.step)
-        negatives_ZBLD = draw_negatives(
-            batch.frozen_BLD, batch.counted_BL, self.settings.negatives, generator
+        entire = batch.entire
+        negatives_ZBLD = batch.own_rows(
+            draw_negatives(entire.frozen_BLD, entire.counted_BL, self.settings.negatives, generator), 1
         )
         targets = self.targets(batch).to(updated_BLD.device)
         return info_nce_loss(
@@ -125,7 +133,7 @@ class FalconObjective:
         if offset.mode == "reference":
             return self._reference_target(batch)
         if granularity == "batch":
-            states_ND = batch.frozen_BLD[batch.counted_BL.bool()].cpu()
+            states_ND = counted_states(batch)
             chosen_ND = select_principal_states(states_ND, offset.principal, self.retain)
             return self._draw(principal_directions(chosen_ND, offset.directions), (), ("batch", batch.step))
         directions_KD = self.domain_directions[batch.domain]
@@ -150,8 +158,13 @@ class FalconObjective:
         )
 
     def _reference_target(self, batch: StateBatch) -> Tensor:
-        states_ND = batch.frozen_BLD[batch.counted_BL.bool()].cpu()
+        states_ND = counted_states(batch)
         generator = seeded_generator(self.seed, "reference", batch.step)
         return reference_offset_vector(
             states_ND, self.settings.offset.directions, generator, self.model_dtype
         )
+
+
+def counted_states(batch: StateBatch) -> Tensor:
+    """Return the frozen states of the counted tokens of all ranks, N x D on the processor."""
+    return batch.entire.frozen_BLD[batch.entire.counted_BL.bool()].cpu()

@@ -42,6 +42,11 @@ class RmuObjective:
         self.settings = settings
         self.seed = seed
 
+    @property
+    def needs_whole_batch(self) -> bool:
+        """Tell whether targets depend on rows of other ranks: never."""
+        return False
+
     def forget_loss(self, updated_BLD: Tensor, batch: StateBatch) -> Tensor:
         """Compute the mean squared error to the target, over the counted tokens."""
         return mean_squared_error(updated_BLD, self.targets(batch), batch.counted_BL)

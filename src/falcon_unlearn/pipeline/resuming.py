@@ -35,7 +35,7 @@ RESUMABLE = "finished work is kept in {path}"
 _HOPELESS = (UsageError, DataError, ModelError)
 _SMALL = (".json", ".jinja", ".model", ".txt")
 """Endings of the files beside the weights that define a model: config, tokenizer, template."""
-_IRRELEVANT = ("save_seconds",)
+_IRRELEVANT = ("save_seconds", "rank_timeout", "shard")
 """Runtime settings that change no number."""
 
 

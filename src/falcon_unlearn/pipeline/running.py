@@ -16,6 +16,8 @@ from torch import Tensor
 from falcon_unlearn._version import __version__
 from falcon_unlearn.checkpoints.writer import write_checkpoint
 from falcon_unlearn.config.recipe import Recipe
+from falcon_unlearn.distributed.job import current_team
+from falcon_unlearn.errors import UsageError
 from falcon_unlearn.evaluation.sets import EvaluationSet, load_sets
 from falcon_unlearn.events import EventSink, ignore_events
 from falcon_unlearn.models.access import LoadedModel
@@ -201,12 +203,22 @@ def train_in(
     selection = selection or _select_for_method(workspace, recipe, sink, seconds, scratch, work)
     engine, data = workspace.engine, workspace.data
     if recipe.method_entry.acts_on == "outputs":
+        refuse_several_ranks(recipe.method)
         tokenizer = workspace.loaded.tokenizer
         session = unlearn_outputs(engine, tokenizer, data, recipe, selection.layer, scratch, sink, work)
     else:
         session = unlearn_window(engine, data, recipe, selection.layer, scratch, sink, work)
     seconds |= {"cache": session.result.seconds_cache, "train": session.result.seconds_train}
     return selection, session
+
+
+def refuse_several_ranks(method: str) -> None:
+    """Raise UsageError where a method that acts on outputs is started on several ranks."""
+    if (size := current_team().size) > 1:
+        raise UsageError(
+            f"method: {method} acts on outputs and runs in one process, this is a job of {size}",
+            hint="Start it without torchrun, or take a method on states: falcon, rmu, circuit_breakers.",
+        )
 
 
 def _select_for_method(

@@ -13,6 +13,7 @@ from falcon_unlearn.activations.collect import pool_all_layers
 from falcon_unlearn.activations.kept import kept_tensors
 from falcon_unlearn.config.recipe import Recipe
 from falcon_unlearn.data.corpora import Corpus
+from falcon_unlearn.distributed.job import current_team
 from falcon_unlearn.events import EventSink, Progress, ignore_events
 from falcon_unlearn.models.engine import BlockEngine
 from falcon_unlearn.pipeline.resuming import standalone_work, work_identity
@@ -62,6 +63,21 @@ def select_in(
     """Choose the loss layer of a loaded model, or record the one the user fixed; `work` keeps the choice."""
     if recipe.selection.layer is not None:
         return fixed_selection(recipe.selection.layer)
+    team = current_team()
+    if team.size > 1 and team.from_leader(lambda: work is not None and work.get("selection") is not None):
+        # The leader remembers the choice; the others must not score alone.
+        return team.from_leader(lambda: _kept_choice(workspace, recipe, sink, seconds, scratch, work))
+    return _kept_choice(workspace, recipe, sink, seconds, scratch, work)
+
+
+def _kept_choice(
+    workspace: Workspace,
+    recipe: Recipe,
+    sink: EventSink,
+    seconds: dict[str, float],
+    scratch: Path | None,
+    work: WorkFolder | None,
+) -> SelectionResult:
     if work is None:
         return _score_and_choose(workspace, recipe, sink, seconds, scratch, None)
     return work.record(
@@ -80,9 +96,12 @@ def _score_and_choose(
     work: WorkFolder | None,
 ) -> SelectionResult:
     with timed_stage("select", f"scoring {workspace.engine.structure.num_blocks} layers", sink, seconds):
+        team = current_team()
         if recipe.selection.estimator == "gradient_conflict":
-            return _select_by_gradients(workspace, recipe, sink, scratch, work)
-        return _select_by_information(workspace, recipe, sink, work)
+            # All ranks take part in training, so none may leave out what only the leader remembers.
+            kept = work if team.size == 1 else None
+            return team.share(_select_by_gradients(workspace, recipe, sink, scratch, kept))
+        return team.from_leader(lambda: _select_by_information(workspace, recipe, sink, work))
 
 
 def fixed_selection(layer: int) -> SelectionResult:

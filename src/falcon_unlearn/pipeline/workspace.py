@@ -17,6 +17,7 @@ from falcon_unlearn.config.model import ModelSettings
 from falcon_unlearn.config.recipe import Recipe
 from falcon_unlearn.data.corpora import PreparedData, prepare_corpora
 from falcon_unlearn.data.sources import LoadedCorpus, load_examples
+from falcon_unlearn.distributed.job import current_team
 from falcon_unlearn.errors import UsageError
 from falcon_unlearn.events import EventSink, Notice, StageFinished, StageStarted, ignore_events
 from falcon_unlearn.models.access import LoadedModel, load_model, load_tokenizer, pick_device
@@ -106,7 +107,7 @@ def fill_workspace(
     """
     check_layer(recipe, loaded.structure.num_blocks)
     with timed_stage("data", "reading forget and retain text", sink, seconds):
-        data = prepare_data(recipe, loaded.tokenizer, loaded.model, load)
+        data = current_team().from_leader(lambda: prepare_data(recipe, loaded.tokenizer, loaded.model, load))
     for warning in data.result.warnings:
         sink(Notice(message=warning, level="warning"))
     return Workspace(loaded, BlockEngine(loaded.model, loaded.structure), data)

@@ -13,19 +13,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from falcon_unlearn.activations.collect import CachedStates, sink_tokens
 from falcon_unlearn.config.objective import ConflictSettings, ObjectiveSettings
 from falcon_unlearn.config.train import TrainSettings
 from falcon_unlearn.conflict import Gramian, ResolvedGradients, resolve_conflict
-from falcon_unlearn.conflict.gramian import sum_gramians
+from falcon_unlearn.conflict.gramian import Reduce, sum_gramians
 from falcon_unlearn.data.batches import BatchPlan, StepBatch
-from falcon_unlearn.errors import NumericalError
+from falcon_unlearn.distributed.team import Team
 from falcon_unlearn.events import EventSink, TrainingStepped
 from falcon_unlearn.models.engine import BlockEngine
-from falcon_unlearn.objectives.base import RepresentationObjective, StateBatch
-from falcon_unlearn.objectives.losses import retention_loss
+from falcon_unlearn.objectives.base import RepresentationObjective
 from falcon_unlearn.optimizers import build_optimizer
 from falcon_unlearn.stopping import current_stop
+from falcon_unlearn.training.batches import BatchReader, CachedCorpus, WindowBatch
+from falcon_unlearn.training.diagnostics import retain_distance, state_diagnostics
 from falcon_unlearn.training.guards import NormGuard, check_finite_loss, check_finite_tensors
 from falcon_unlearn.training.masters import Masters
 from falcon_unlearn.training.schedule import scheduled_rate
@@ -33,16 +33,6 @@ from falcon_unlearn.training.states import LoopState, TrainingStates
 
 NEGLIGIBLE_GRADIENT = 1e-5
 """Norm of a retain gradient, relative to the forget gradient, below which it is rounding noise."""
-
-
-@dataclass(frozen=True)
-class CachedCorpus:
-    """Hold one corpus as training sees it."""
-
-    name: str
-    states: CachedStates
-    answer_masks: tuple[Tensor, ...]
-    """Per sample, boolean L: tokens that the forget loss may count."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +61,19 @@ class UnlearningLoop:
         objective_settings: ObjectiveSettings,
         settings: TrainSettings,
         learning_rate: float,
+        team: Team | None = None,
     ) -> None:
+        self.team = team or Team()
         self.engine, self.masters, self.layers = engine, masters, layers
-        self.forget, self.retain = forget, retain
+        self.batches = BatchReader(
+            forget,
+            retain,
+            objective_settings.offset,
+            engine.device,
+            next(iter(masters.parameters.values())).dtype,
+            self.team,
+            needs_whole_batch=objective.needs_whole_batch,
+        )
         self.objective, self.objective_settings, self.settings = objective, objective_settings, settings
         self.optimizer = build_optimizer(
             settings.optimizer,
@@ -136,7 +136,7 @@ class UnlearningLoop:
     def _back_inside(self, steps_done: int, kept_step: int) -> TrainingOutcome:
         """Go back to the last parameters inside the budget: those at the start if no step was inside."""
         original = {name: value.float() for name, value in self.masters.original.items()}
-        self.masters.restore(self.state.tensors.get("inside", original))
+        self.masters.restore(self.state.tensors.get("inside") or self.masters.own_values(original))
         self.masters.push()
         return TrainingOutcome(
             "stopped_on_budget", steps_done, kept_step, self.state.history, self.state.num_tokens
@@ -145,22 +145,26 @@ class UnlearningLoop:
     def step(self, step: int, indices: StepBatch) -> dict[str, float]:
         """Take one step and return its diagnostics."""
         started = time.perf_counter()
-        forget_inputs, forget_batch = self._forget_batch(step, indices)
-        forget_loss, forget_gradients, forget_states = self._gradients(
-            forget_inputs, forget_batch, forget=True
-        )
-        retain_inputs, retain_batch = self._retain_batch(step, indices)
-        retain_loss, retain_gradients, retain_states = self._gradients(
-            retain_inputs, retain_batch, forget=False
-        )
+        forget_batch = self.batches.forget(step, indices)
+        forget_loss, forget_gradients, forget_states = self._gradients(forget_batch, forget=True)
+        retain_batch = self.batches.retain(step, indices)
+        retain_loss, retain_gradients, retain_states = self._gradients(retain_batch, forget=False)
         check_finite_loss("forget", forget_loss, step)
         check_finite_loss("retain", retain_loss, step)
         multiplier = self.objective_settings.retain_multiplier
         # Nothing has moved before the first update, so all of the first retain gradient is rounding.
         negligible = NEGLIGIBLE_GRADIENT if step else math.inf
-        retain_gradients = silence_rounding_noise(forget_gradients, retain_gradients, negligible)
+        retain_gradients = silence_rounding_noise(
+            forget_gradients, retain_gradients, negligible, self._sum_scalars
+        )
         retain_gradients = {name: multiplier * gradient for name, gradient in retain_gradients.items()}
-        resolved = combine(forget_gradients, retain_gradients, self.objective_settings.conflict, self.layers)
+        resolved = combine(
+            forget_gradients,
+            retain_gradients,
+            self.objective_settings.conflict,
+            self.layers,
+            self._sum_scalars,
+        )
         check_finite_tensors("gradient", resolved.gradients, step)
         self.gramians.append(sum_gramians(resolved.gramians.values()))
         self._before_step = self.masters.snapshot() if self.settings.maximum_retain_drift is not None else {}
@@ -168,7 +172,9 @@ class UnlearningLoop:
         row = {"step": float(step), "domain": float(indices.domain), "forget_loss": forget_loss}
         row |= {"retain_loss": retain_loss, "conflict_share": resolved.conflict_share}
         row |= {f"cosine:{name}": cosine or 0.0 for name, cosine in resolved.cosines.items()}
-        row |= state_diagnostics(forget_states, forget_batch, retain_states, retain_batch)
+        row |= state_diagnostics(
+            forget_states, forget_batch.states, retain_states, retain_batch.states, self.team.sum_values
+        )
         self.norm_guard.check(row["forget_norm"], row["forget_norm_frozen"], step)
         row |= {"learning_rate": self._rate(step), "seconds": time.perf_counter() - started}
         return row
@@ -186,76 +192,60 @@ class UnlearningLoop:
     def _rate(self, step: int) -> float:
         return scheduled_rate(self.settings, self.learning_rate, step)
 
-    def _gradients(
-        self, inputs_BLD: Tensor, batch: StateBatch, *, forget: bool
-    ) -> tuple[float, dict[str, Tensor], Tensor]:
-        states_BLD = self.engine.forward(inputs_BLD)
-        loss = (self.objective.forget_loss if forget else self.objective.retain_loss)(states_BLD, batch)
-        names = list(self.masters.parameters)
-        gradients = torch.autograd.grad(loss, [self.masters.parameters[name] for name in names])
-        self.state.num_tokens += int(batch.mask_BL.sum())
-        return (
-            float(loss.detach()),
-            {n: g.float() for n, g in zip(names, gradients, strict=True)},
-            states_BLD.detach(),
+    def _gradients(self, batch: WindowBatch, *, forget: bool) -> tuple[float, dict[str, Tensor], Tensor]:
+        with self.team.peers_may_fail():
+            return self._own_gradients(batch, forget=forget)
+
+    def _own_gradients(self, batch: WindowBatch, *, forget: bool) -> tuple[float, dict[str, Tensor], Tensor]:
+        states_BLD = self.engine.forward(batch.inputs_BLD)
+        counted_BL = batch.states.counted_BL if forget else batch.states.mask_BL
+        loss = (self.objective.forget_loss if forget else self.objective.retain_loss)(
+            states_BLD, batch.states
         )
+        loss = loss * self.team.weight(int(counted_BL.sum()))
+        gradients = self.masters.gradients(loss, self.team)
+        self.state.num_tokens += batch.num_tokens
+        return self.team.sum_values([float(loss.detach())])[0], gradients, states_BLD.detach()
+
+    def _sum_scalars(self, scalars: Tensor) -> Tensor:
+        return self.masters.sum_scalars(scalars, self.team)
 
     @torch.no_grad()
     def _retain_distance(self, indices: StepBatch) -> float:
-        inputs_BLD, batch = self._retain_batch(self.settings.steps, indices)
-        return float(retention_loss(self.engine.forward(inputs_BLD), batch.frozen_BLD, batch.mask_BL))
-
-    def _forget_batch(self, step: int, indices: StepBatch) -> tuple[Tensor, StateBatch]:
-        corpus = self.forget[indices.domain]
-        return self._state_batch([(corpus, i) for i in indices.forget], step, indices.domain)
-
-    def _retain_batch(self, step: int, indices: StepBatch) -> tuple[Tensor, StateBatch]:
-        return self._state_batch([(self.retain[c], i) for c, i in indices.retain], step, -1)
-
-    def _state_batch(
-        self, rows: Sequence[tuple[CachedCorpus, int]], step: int, domain: int
-    ) -> tuple[Tensor, StateBatch]:
-        device = self.engine.device
-        inputs_BLD, mask_BL = stack_rows([corpus.states.inputs.read(i) for corpus, i in rows])
-        frozen_BLD, _ = stack_rows([corpus.states.outputs.read(i) for corpus, i in rows])
-        answers_BL, _ = stack_rows([corpus.answer_masks[i] for corpus, i in rows])
-        dtype = next(iter(self.masters.parameters.values())).dtype
-        frozen_BLD, mask_BL = frozen_BLD.to(device), mask_BL.to(device)
-        offset = self.objective_settings.offset
-        sinks_BL = sink_tokens(frozen_BLD, mask_BL, offset.sink_factor)
-        counted_BL = answers_BL.to(device) & mask_BL
-        if offset.exclude_sinks:
-            counted_BL = counted_BL & ~sinks_BL
-        samples = tuple(i for _, i in rows)
-        batch = StateBatch(frozen_BLD, mask_BL, counted_BL, sinks_BL, samples, domain, step)
-        return inputs_BLD.to(device=device, dtype=dtype), batch
-
-
-def stack_rows(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Right-pad tensors of shape L or L x D with zeros; return them with their boolean mask B x L."""
-    length = max(len(row) for row in rows)
-    stacked = rows[0].new_zeros((len(rows), length, *rows[0].shape[1:]))
-    mask_BL = torch.zeros((len(rows), length), dtype=torch.bool)
-    for index, row in enumerate(rows):
-        stacked[index, : len(row)] = row
-        mask_BL[index, : len(row)] = True
-    return stacked, mask_BL
+        batch = self.batches.retain(self.settings.steps, indices)
+        return retain_distance(self.engine.forward(batch.inputs_BLD), batch.states, self.team.sum_values)
 
 
 def silence_rounding_noise(
-    forget: dict[str, Tensor], retain: dict[str, Tensor], negligible: float = NEGLIGIBLE_GRADIENT
+    forget: dict[str, Tensor],
+    retain: dict[str, Tensor],
+    negligible: float = NEGLIGIBLE_GRADIENT,
+    reduce: Reduce | None = None,
 ) -> dict[str, Tensor]:
     """Set retain gradients to zero where they are rounding noise: below `negligible` times the forget norm.
 
     Every retain loss has its minimum where nothing has moved, so before the first update its gradient is zero
     in exact arithmetic. What is left of it has a random direction, and a projection cares about direction
-    only, not about size. In bfloat16 that is up to a hundredth of the forget gradient.
+    only, not about size. In bfloat16 that is up to a hundredth of the forget gradient. `reduce` sums squared
+    norms over shards.
     """
+    forget_norms, retain_norms = tensor_norms(forget, reduce), tensor_norms(retain, reduce)
     return {
         # Negligible only if it compares so: a NaN must stay visible.
-        name: torch.zeros_like(gradient) if gradient.norm() <= negligible * forget[name].norm() else gradient
+        name: torch.zeros_like(gradient)
+        if retain_norms[name] <= negligible * forget_norms[name]
+        else gradient
         for name, gradient in retain.items()
     }
+
+
+def tensor_norms(tensors: dict[str, Tensor], reduce: Reduce | None = None) -> dict[str, float]:
+    """Return the norm of every tensor; `reduce` sums squared norms over shards."""
+    # Squared on the processor in float64: a square of float32 would lose what is tiny.
+    squares_S = torch.stack([tensor.norm() for tensor in tensors.values()]).cpu().double().square()
+    if reduce is not None:
+        squares_S = reduce(squares_S)
+    return dict(zip(tensors, squares_S.sqrt().tolist(), strict=True))
 
 
 def combine(
@@ -263,8 +253,9 @@ def combine(
     retain_gradients: dict[str, Tensor],
     settings: ConflictSettings,
     layers: dict[str, int],
+    reduce: Reduce | None = None,
 ) -> ResolvedGradients:
-    """Apply the recipe's conflict rule to two sets of gradients."""
+    """Apply the recipe's conflict rule to two sets of gradients; `reduce` sums inner products over shards."""
     return resolve_conflict(
         forget_gradients,
         retain_gradients,
@@ -273,49 +264,7 @@ def combine(
         layers=layers,
         conflict_weights=settings.conflict_weights,
         aligned_weights=settings.aligned_weights,
+        reduce=reduce,
         # Blocked float32 sums of float32 gradients: float64 would cost an eighth of the step for its copies.
         accumulation_dtype=torch.float32,
     )
-
-
-@torch.no_grad()
-def state_diagnostics(
-    forget_BLD: Tensor, forget: StateBatch, retain_BLD: Tensor, retain: StateBatch
-) -> dict[str, float]:
-    """Measure norms of updated states by token class, and how far retain states moved.
-
-    Returns:
-        forget_norm, forget_norm_frozen (counted tokens), retain_norm (real tokens but sinks), sink_norm
-        (sinks of both batches, 0 when there are none), retain_drift, the mean of
-        norm(change) / norm(frozen), and retain_cosine_distance, the mean of 1 - cosine that
-        train.maximum_retain_drift bounds, both over all real retain tokens.
-
-    Raises:
-        NumericalError: A state is not finite.
-    """
-    if not bool(torch.isfinite(forget_BLD).all()) or not bool(torch.isfinite(retain_BLD).all()):
-        raise NumericalError(
-            f"step {forget.step}: a hidden state is not finite; the run has diverged and nothing was written",
-            hint="Lower train.learning_rate.",
-        )
-    ordinary_BL = retain.mask_BL.bool() & ~retain.sinks_BL
-    change_BL = (retain_BLD.float() - retain.frozen_BLD.float()).norm(dim=-1)
-    relative_BL = change_BL / retain.frozen_BLD.float().norm(dim=-1).clamp_min(1e-12)
-    sinks = torch.cat([_norms(forget_BLD, forget.sinks_BL), _norms(retain_BLD, retain.sinks_BL)])
-    return {
-        "forget_norm": _mean(_norms(forget_BLD, forget.counted_BL)),
-        "forget_norm_frozen": _mean(_norms(forget.frozen_BLD, forget.counted_BL)),
-        "retain_norm": _mean(_norms(retain_BLD, ordinary_BL)),
-        "sink_norm": _mean(sinks),
-        "retain_drift": _mean(relative_BL[retain.mask_BL.bool()]),
-        "retain_cosine_distance": float(retention_loss(retain_BLD, retain.frozen_BLD, retain.mask_BL)),
-    }
-
-
-def _norms(states_BLD: Tensor, chosen_BL: Tensor) -> Tensor:
-    norms: Tensor = states_BLD[chosen_BL.bool()].float().norm(dim=-1)
-    return norms
-
-
-def _mean(values: Tensor) -> float:
-    return float(values.mean()) if values.numel() else 0.0

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from falcon_unlearn.distributed.team import Team
 from falcon_unlearn.results import TensorChange
 
 
@@ -37,6 +38,27 @@ class Masters:
         """Round the masters to the compute dtype of the model's parameters."""
         for name, parameter in self.parameters.items():
             parameter.data.copy_(self.values[name])
+
+    def gradients(self, loss: Tensor, team: Team) -> dict[str, Tensor]:
+        """Return the float32 gradients of the sum of all ranks' losses, by name."""
+        names = list(self.parameters)
+        gradients = torch.autograd.grad(loss, [self.parameters[name] for name in names])
+        return team.sum_tensors({n: g.float() for n, g in zip(names, gradients, strict=True)})
+
+    def sum_scalars(self, scalars: Tensor, team: Team) -> Tensor:
+        """Return scalars of the gradients, summed over ranks that hold parts of them; here all hold all."""
+        del team
+        return scalars
+
+    def own_values(self, full: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return what this rank holds of whole tensors; here everything."""
+        return full
+
+    def full_values(self, values: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """Return whole tensors from what the ranks hold."""
+        return self.values if values is None else values
+
+    is_sharded = False
 
     def snapshot(self) -> dict[str, Tensor]:
         """Return copies of the masters."""

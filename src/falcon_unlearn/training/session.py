@@ -10,12 +10,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from falcon_unlearn.activations.collect import cache_states, open_states, sink_tokens, state_files
-from falcon_unlearn.activations.kept import kept_files
+from falcon_unlearn.activations.collect import cache_states, reopen_states, sink_tokens, state_files
+from falcon_unlearn.activations.kept import files_are_whole, kept_files
 from falcon_unlearn.config.recipe import Recipe
 from falcon_unlearn.conflict import Gramian
 from falcon_unlearn.data.batches import BatchPlan, plan_batches
 from falcon_unlearn.data.corpora import Corpus, PreparedData
+from falcon_unlearn.distributed.job import current_team
+from falcon_unlearn.distributed.stores import machine_folder
+from falcon_unlearn.distributed.team import Team
 from falcon_unlearn.errors import UsageError
 from falcon_unlearn.events import EventSink, Progress, StageFinished, StageStarted
 from falcon_unlearn.models.architectures import resolve_trained_parameters
@@ -28,10 +31,13 @@ from falcon_unlearn.objectives.rmu import RmuObjective
 from falcon_unlearn.results import TrainingResult
 from falcon_unlearn.runs import WorkFolder
 from falcon_unlearn.runs.memory import peak_memory_bytes
+from falcon_unlearn.training.batches import CachedCorpus
 from falcon_unlearn.training.cost import cache_flops, train_flops
-from falcon_unlearn.training.loop import CachedCorpus, TrainingOutcome, UnlearningLoop
+from falcon_unlearn.training.loop import TrainingOutcome, UnlearningLoop
 from falcon_unlearn.training.masters import Masters
+from falcon_unlearn.training.sharded import window_masters
 from falcon_unlearn.training.states import TrainingStates
+from falcon_unlearn.training.team_states import TeamStates
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,8 @@ def unlearn_window(
     Raises:
         NumericalError: The run diverged; the model holds its original tensors again.
     """
-    run = _train(engine, data, recipe, layer, folder, sink, work)
+    with machine_folder(current_team(), folder) as own_folder:
+        run = _train(engine, data, recipe, layer, own_folder, sink, work)
     changed = run.masters.commit()
     return Session(_record(engine, recipe, run, data), changed, run.masters.original)
 
@@ -91,7 +98,8 @@ def probe_window(
     engine: BlockEngine, data: PreparedData, recipe: Recipe, layer: int, folder: Path, sink: EventSink
 ) -> list[Gramian]:
     """Train like `unlearn_window`, put the model back, and return the gradients' inner products by step."""
-    run = _train(engine, data, recipe, layer, folder, sink)
+    with machine_folder(current_team(), folder) as own_folder:
+        run = _train(engine, data, recipe, layer, own_folder, sink)
     run.masters.revert()
     return run.gramians
 
@@ -122,7 +130,8 @@ def _train(
     blocks = range(window[0], window[1] + 1)
     layers = resolve_trained_parameters(engine.model, engine.structure, settings.modules, blocks)
     masters = Masters(engine.model, list(layers))
-    caches = _cache_all(engine, data, recipe, window, folder, sink, work)
+    team = current_team()
+    caches = _cache_all(engine, data, recipe, window, folder, sink, work, team)
     started = time.perf_counter()
     sink(StageStarted(stage="train", message=f"{settings.steps} steps on blocks {window[0]}-{window[1]}"))
     rate = resolve_learning_rate(settings.learning_rate, settings.relative_step, masters)
@@ -131,6 +140,7 @@ def _train(
     try:
         with (
             blocks_in_dtype(engine, *window, caches.compute_dtype),
+            window_masters(engine, masters, window, team, recipe.runtime.shard) as masters,
             engine.window(*window),
             masters.trainable(),
         ):
@@ -145,8 +155,12 @@ def _train(
                 recipe.objective,
                 settings,
                 rate,
+                team,
             )
-            outcome = loop.run(step_plan(data, recipe), sink, training_states(work, recipe))
+            states = training_states(work, recipe)
+            if team.size > 1:
+                states = TeamStates(states, masters, team, settings.steps)
+            outcome = loop.run(step_plan(data, recipe), sink, states)
         finished = True
     finally:
         if not finished:
@@ -200,12 +214,19 @@ def _cache_all(
     folder: Path,
     sink: EventSink,
     work: WorkFolder | None = None,
+    team: Team | None = None,
 ) -> _Caches:
     started = time.perf_counter()
-    compute_dtype = settled_dtype(work, "compute_dtype", recipe.train.compute_dtype, engine.device)
+    team = team or Team()
+    train = recipe.train
+    compute_dtype = team.from_leader(
+        lambda: settled_dtype(work, "compute_dtype", train.compute_dtype, engine.device)
+    )
     store_dtype = compute_dtype
-    if recipe.train.store_dtype != "auto":
-        store_dtype = settled_dtype(work, "store_dtype", recipe.train.store_dtype, engine.device)
+    if train.store_dtype != "auto":
+        store_dtype = team.from_leader(
+            lambda: settled_dtype(work, "store_dtype", train.store_dtype, engine.device)
+        )
     sink(StageStarted(stage="cache", message=f"states around blocks {window[0]}-{window[1]}"))
     total = sum(len(corpus.training) for corpus in (*data.forget, *data.retain))
     done = 0
@@ -214,10 +235,11 @@ def _cache_all(
         nonlocal done
         samples = [example.input_ids for example in corpus.training]
         name = f"{kind}-{corpus.name}"
+        files = state_files(folder, name)
         states = kept_files(
             work,
             f"cache:{name}",
-            state_files(folder, name),
+            files,
             compute=lambda: cache_states(
                 engine,
                 samples,
@@ -228,10 +250,12 @@ def _cache_all(
                 store_dtype=store_dtype,
                 batch_tokens=recipe.runtime.cache_batch_tokens,
                 progress=lambda count, _: sink(Progress(stage="cache", done=done + count, total=total)),
+                team=team,
             ),
-            reopen=lambda: open_states(
-                folder, name, list(map(len, samples)), engine.structure.hidden_size, store_dtype
+            reopen=lambda: reopen_states(
+                folder, name, list(map(len, samples)), engine.structure.hidden_size, store_dtype, team
             ),
+            is_whole=team.from_leader(lambda: files_are_whole(work, f"cache:{name}", files)),
         )
         done += len(corpus.training)
         masks = tuple(

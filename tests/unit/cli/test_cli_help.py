@@ -34,6 +34,11 @@ FLAGS = {
     }
     | DISPLAY,
     "compare": {"--output", "-o", "--utility-tolerance", "--json", "--csv", "--markdown"},
+    "sweep": {
+        *("--model", "--output", "-o", "--vary", "--method", "--seed", "--forget", "--retain", "--recipe"),
+        *("--set", "--workers", "--engine", "--cores", "--gpus"),
+    }
+    | DISPLAY,
     "env": {"--json"},
 }
 HEAVY = [

@@ -10,7 +10,9 @@ import torch
 from falcon_unlearn.config.objective import ConflictSettings
 from falcon_unlearn.events import TrainingStepped
 from falcon_unlearn.objectives.base import StateBatch
-from falcon_unlearn.training.loop import combine, silence_rounding_noise, stack_rows, state_diagnostics
+from falcon_unlearn.training.batches import stack_rows
+from falcon_unlearn.training.diagnostics import state_diagnostics
+from falcon_unlearn.training.loop import combine, silence_rounding_noise
 from falcon_unlearn.training.session import unlearn_window
 from tiny_runs import LAYER, parameters_of, run_session, tiny_corpus, tiny_data, tiny_engine, tiny_recipe
 

@@ -1,0 +1,1 @@
+"""Several processes working on one run: who is who, what they sum, and how they fail together."""

@@ -1,0 +1,1 @@
+"""Many runs over methods, layers, seeds and any setting, through an engine that others keep."""

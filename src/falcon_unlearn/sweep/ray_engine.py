@@ -1,0 +1,62 @@
+"""Run points through Ray Tune, on one machine or a cluster whose machines share the folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from falcon_unlearn.errors import PrerequisiteError
+from falcon_unlearn.sweep.optuna_engine import Report
+from falcon_unlearn.sweep.trial import Outcome, Task, is_finished, run_task
+
+
+def run_with_ray(
+    tasks: Sequence[Task], folder: Path, workers: int, report: Report, *, cores: float, cards: float
+) -> None:
+    """Run every task that is not finished. A killed sweep goes on: finished run folders are left out.
+
+    Args:
+        tasks: All runs of the sweep.
+        folder: Folder of the sweep, on a file system that all machines see.
+        workers: Most runs at a time, over all machines.
+        report: Receives every run that ended, after all have.
+        cores: Processor cores of one run.
+        cards: GPUs of one run.
+
+    Raises:
+        PrerequisiteError: Ray is not installed.
+    """
+    try:
+        from ray import tune
+    except ImportError as error:
+        raise PrerequisiteError(
+            "--engine ray needs Ray Tune", hint="pip install 'falcon-unlearn[ray]', or use --engine optuna."
+        ) from error
+    missing = [task for task in tasks if not is_finished(task)]
+    if not missing:
+        return
+    by_name = {task.name: task for task in missing}
+
+    def trainable(config: dict[str, Any]) -> None:
+        outcome = run_task(by_name[config["task"]])
+        tune.report(
+            {
+                "task": config["task"],
+                "exit_code": outcome.exit_code,
+                "seconds": outcome.seconds,
+                "message": outcome.message,
+            }
+        )
+
+    tuner = tune.Tuner(
+        tune.with_resources(trainable, {"cpu": cores, "gpu": cards}),
+        param_space={"task": tune.grid_search(sorted(by_name))},
+        tune_config=tune.TuneConfig(max_concurrent_trials=workers),
+        run_config=tune.RunConfig(storage_path=str((folder / "ray").absolute()), verbose=0),
+    )
+    for result in tuner.fit():
+        metrics = result.metrics or {}
+        if "task" in metrics:
+            outcome = Outcome(metrics["exit_code"], metrics["seconds"], metrics["message"])
+            report(by_name[metrics["task"]], outcome)
