@@ -32,7 +32,14 @@ class Entry:
 
 ATTACKS: dict[str, Entry] = {
     "wording": Entry("wording", "Wording"),
+    "logit-lens": Entry("logit_lens", "LogitLens"),
+    "linear-probe": Entry("linear_probe", "LinearProbe"),
     "quantisation": Entry("quantisation", "Quantisation"),
+    "pruning": Entry("pruning", "Pruning"),
+    "set-difference-pruning": Entry("set_difference", "SetDifferencePruning"),
+    "direction-original": Entry("direction_ablation", "DirectionAblation", {"against": "original"}),
+    "direction-retain": Entry("direction_ablation", "DirectionAblation", {"against": "retain"}),
+    "checkpoint-difference": Entry("checkpoint_difference", "CheckpointDifference"),
     "prompting": Entry("prompting", "Prompting"),
     "few-shot-retain": Entry("few_shot", "FewShot", {"kind": "retain"}),
     "few-shot-forget": Entry("few_shot", "FewShot", {"kind": "forget"}),

@@ -23,7 +23,7 @@ from falcon_unlearn.audit.keeping import Memory, attack_key, facts_key, scoring_
 from falcon_unlearn.audit.models import ModelState, OpenModel, probe_logits
 from falcon_unlearn.audit.scoring import PLAIN, Score, ScoringSettings, score
 from falcon_unlearn.audit.statistics import exact_mcnemar
-from falcon_unlearn.audit.summarise import AttackRun, VariantInfo
+from falcon_unlearn.audit.summarise import DISCLOSURE, AttackRun, VariantInfo
 from falcon_unlearn.audit.tables import Questions
 from falcon_unlearn.config.audit import AuditSettings
 from falcon_unlearn.errors import DataError
@@ -309,6 +309,8 @@ class Runner:
         with closing(_as_generator(attack.attack(context))) as variants:
             for attacked in variants:
                 details = dict(attacked.details)
+                if attacked.disclosure:
+                    details[DISCLOSURE] = 1.0
                 edits = attacked.transform is None and attacked.decoder is None
                 if edits and plain is not None and torch.equal(probe_logits(opened.subject, probes), plain):
                     details[INACTIVE] = "the model computes exactly what it computed before"

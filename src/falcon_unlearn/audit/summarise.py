@@ -27,6 +27,9 @@ from falcon_unlearn.results_audit import (
     WorstCase,
 )
 
+DISCLOSURE = "disclosure"
+"""Detail of a variant that the original helps to answer."""
+_DISCLOSES = "reads the original as well: it shows what was removed, not what is left"
 _NO_NULL = "there is no null model, and this attack may teach what it recovers"
 
 
@@ -70,6 +73,7 @@ def attack_summary(frame: Frame, run: AttackRun, format: FormatName) -> AttackSu
     ratios = {name: _ratio(drawn, name, compared) for name in RECOVERED}
     destroyed = run.destroys.get(format, False)
     info = run.variants[variant]
+    discloses = DISCLOSURE in info.details
     null = tables.get("null^a")
     return AttackSummary(
         attack=attack.name,
@@ -89,8 +93,8 @@ def attack_summary(frame: Frame, run: AttackRun, format: FormatName) -> AttackSu
         p_value=test.p_value,
         discordant=(test.gained, test.lost),
         destroys_model=destroyed,
-        counts=not destroyed and compared,
-        note=_note(destroyed, compared),
+        counts=not destroyed and compared and not discloses,
+        note=_DISCLOSES if discloses else _note(destroyed, compared),
         retain_change=_retain_change(frame, run, format, variant),
         seed_deviation=float(attacked.mean(axis=1).std(ddof=1)) if len(attacked) > 1 else None,
         forward_equivalents=info.equivalents,

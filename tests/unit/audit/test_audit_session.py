@@ -9,6 +9,12 @@ from dataclasses import dataclass
 import pytest
 import torch
 
+from falcon_unlearn.audit.attacks.checkpoint_difference import CheckpointDifference
+from falcon_unlearn.audit.attacks.direction_ablation import DirectionAblation
+from falcon_unlearn.audit.attacks.linear_probe import LinearProbe
+from falcon_unlearn.audit.attacks.logit_lens import LogitLens
+from falcon_unlearn.audit.attacks.pruning import Pruning
+from falcon_unlearn.audit.attacks.quantisation import Quantisation
 from falcon_unlearn.audit.base import AttackData, Attacked, Cost, PromptTransform
 from falcon_unlearn.audit.facts import split_by_cluster
 from falcon_unlearn.audit.keeping import Memory
@@ -185,6 +191,30 @@ def test_an_attack_that_destroys_the_model_does_not_count(audit):
     destroyed = [entry for entry in audit.result.attacks if entry.attack == "destroy"]
     assert destroyed and all(entry.destroys_model and not entry.counts for entry in destroyed)
     assert all(entry.p_reachable_adjusted is None for entry in destroyed)
+
+
+def test_white_box_attacks_have_rows_of_all_models_and_disclosure_never_counts(world):
+    attacks = [
+        LogitLens(components=("block",)),
+        LinearProbe(),
+        Quantisation(schemes=("int4-channel",)),
+        Pruning(shares=(0.1,)),
+        DirectionAblation("original", ranks=(1,)),
+        DirectionAblation("retain", ranks=(1,)),
+        CheckpointDifference(weights=(1.5,)),
+    ]
+    result = _run(_inputs(world, attacks)).result
+    by = {(entry.attack, entry.format): entry for entry in result.attacks}
+    assert {name for name, _ in by} == {attack.name for attack in attacks}
+    for name in (attack.name for attack in attacks):
+        entry = by[name, "text"]
+        assert entry.net_recovered.value is not None, (name, entry.net_recovered.note)
+        assert set(entry.accuracy) == {"original", "unlearned", "null"}
+    disclosed = [entry for entry in result.attacks if entry.attack == "checkpoint-difference"]
+    assert disclosed and not any(entry.counts for entry in disclosed)
+    assert by["checkpoint-difference", "text"].accuracy["unlearned"].value > 0.5
+    assert "removed, not what is left" in disclosed[0].note
+    assert "checkpoint-difference" not in {case.attack for case in result.worst}
 
 
 def test_only_variants_that_lead_are_asked_the_report_facts(audit):
