@@ -124,6 +124,8 @@ class AttackContext:
     original: Mapping[str, Tensor] | None = None
     """Tensors of the model before unlearning by parameter name, as far as they differ; None: not at hand."""
     sink: EventSink = ignore_events
+    chat_template: bool = False
+    """Whether scoring asks through the chat template; attacks that read states at questions do so too."""
 
 
 class Attack(Protocol):

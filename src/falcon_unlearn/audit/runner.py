@@ -305,6 +305,7 @@ class Runner:
             tier=self.settings.run_tier,
             original=self._original_for(opened, attack),
             sink=self.sink,
+            chat_template=self.scoring.chat_template,
         )
         with closing(_as_generator(attack.attack(context))) as variants:
             for attacked in variants:

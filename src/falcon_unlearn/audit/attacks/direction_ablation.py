@@ -150,7 +150,7 @@ class _States:
 
 
 def _prompts(context: AttackContext, facts: Sequence[Fact]) -> list[list[int]]:
-    prompting = Prompting(context.subject.tokenizer)
+    prompting = Prompting(context.subject.tokenizer, context.chat_template)
     return [context.subject.encode(prompting.text_question(fact).prompt) for fact in facts]
 
 

@@ -99,7 +99,7 @@ def _examples(context: AttackContext) -> list[Examples]:
     facts = (*context.data.forget, *context.data.retain)
     if not facts:
         raise DataError("linear probes learn from facts, and the attacker holds none", hint="give more facts")
-    encoded = [_encoded(context.subject, fact) for fact in facts]
+    encoded = [_encoded(context, fact) for fact in facts]
     features_LND = pool_all_layers(
         BlockEngine(context.subject.model, context.structure),
         [[*prompt, *option] for prompt, options in encoded for option in options],
@@ -117,9 +117,9 @@ def _examples(context: AttackContext) -> list[Examples]:
     ]
 
 
-def _encoded(subject: Subject, fact: Fact) -> tuple[list[int], list[list[int]]]:
-    question = Prompting(subject.tokenizer).text_question(fact)
-    return subject.encode_completions(question.prompt, question.completions)
+def _encoded(context: AttackContext, fact: Fact) -> tuple[list[int], list[list[int]]]:
+    question = Prompting(context.subject.tokenizer, context.chat_template).text_question(fact)
+    return context.subject.encode_completions(question.prompt, question.completions)
 
 
 def _last_token_scorer(subject: Subject, inner: OptionScorer) -> OptionScorer:

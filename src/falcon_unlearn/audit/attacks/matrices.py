@@ -52,7 +52,7 @@ def calibration_texts(context: AttackContext, maximum: int) -> list[list[int]]:
     """
     subject, data = context.subject, context.data
     texts = list(data.retain_texts or data.benign_texts)[: maximum // 2]
-    prompting = Prompting(subject.tokenizer)
+    prompting = Prompting(subject.tokenizer, context.chat_template)
     questions = [(prompting.text_question(fact), fact.answer_index) for fact in data.retain]
     texts += [question.prompt + question.completions[right] for question, right in questions]
     if not texts:

@@ -64,7 +64,8 @@ class SetDifferencePruning:
 
     def _behaviour(self, context: AttackContext) -> list[Pair]:
         """Return forget questions with the model's own greedy answers, as token ids."""
-        subject, prompting = context.subject, Prompting(context.subject.tokenizer)
+        subject = context.subject
+        prompting = Prompting(subject.tokenizer, context.chat_template)
         facts = context.data.forget[: self.maximum_examples]
         prompts = [prompting.generation_prompt(fact) for fact in facts]
         encoded = [subject.encode(prompt) for prompt in prompts]
@@ -78,7 +79,8 @@ class SetDifferencePruning:
 
 
 def _answered(context: AttackContext, facts: Sequence[Fact]) -> list[Pair]:
-    subject, prompting = context.subject, Prompting(context.subject.tokenizer)
+    subject = context.subject
+    prompting = Prompting(subject.tokenizer, context.chat_template)
     pairs = []
     for fact in facts:
         question = prompting.text_question(fact)

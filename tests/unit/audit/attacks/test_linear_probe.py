@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import sys
 
 import numpy as np
@@ -122,6 +123,21 @@ def test_scores_are_the_probe_at_the_last_token_of_the_option():
         probe = fit_probe(Examples(train, labels, facts, clusters))
         scores = variants[f"layer-{layer}"].decoder.option_scores(world.subject, prompts, options)
         np.testing.assert_allclose(np.ravel(scores), probe.scores(test), rtol=1e-3, atol=1e-3)
+
+
+def test_learns_from_questions_as_they_are_asked():
+    world = taught()
+    tokenizer = pico_tokenizer()
+    tokenizer.chat_template = "{{ messages[0]['content'] }} says:"
+    subject = Subject(world.model, tokenizer)
+    context = dataclasses.replace(world.context(), subject=subject, chat_template=True)
+    fed = []
+    embedded = world.model.model.embed_tokens.register_forward_hook(
+        lambda _m, inputs, _o: fed.extend(tokenizer.batch_decode(inputs[0], skip_special_tokens=True))
+    )
+    next(LinearProbe().attack(context))
+    embedded.remove()
+    assert fed and all(" says: " in text for text in fed)
 
 
 def test_missing_facts_and_missing_scikit_learn_are_user_errors(monkeypatch):
