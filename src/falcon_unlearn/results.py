@@ -112,6 +112,8 @@ class TrainingResult(Record):
     steps_done: int
     kept_step: int
     """Step whose parameters were kept."""
+    utility_loss: float | None = None
+    """Relative rise of the perplexity of held-out retain text, where `train.maximum_utility_loss` is set."""
     window: tuple[int, int]
     """First and last block executed, 0-based, inclusive."""
     trained: list[str]
@@ -303,3 +305,5 @@ class RunSummary(Record):
     before: EvaluationResult | None
     after: EvaluationResult | None
     seconds: dict[str, float]
+    collapse: list[str] = Field(default_factory=list)
+    """Kept sets on which the model broke, each with the figures; empty when it did not."""

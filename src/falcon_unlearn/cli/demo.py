@@ -35,7 +35,7 @@ def demo(
 ) -> None:
     """Run the demonstration."""
     from falcon_unlearn.cli.console import print_result
-    from falcon_unlearn.cli.tables import show_run
+    from falcon_unlearn.cli.tables import refuse_collapse, show_run
     from falcon_unlearn.errors import UsageError
     from falcon_unlearn.runs import check_output
 
@@ -49,6 +49,7 @@ def demo(
 
         summary = run_demo(target, seed=number, sink=sink, command=invocation(), resume=resume)
     print_result(summary, show_run, as_json=display.json)
+    refuse_collapse(summary)
 
 
 def free_folder(base: Path) -> Path:

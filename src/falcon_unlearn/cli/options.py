@@ -60,6 +60,13 @@ class RecipeOptions:
         str | None, Parameter(metavar="NAME", help="Unlearning method, FALCON by default; see `methods`.")
     ] = None
     seed: SeedArgument = None
+    max_utility_loss: Annotated[
+        str | None,
+        Parameter(
+            metavar="SHARE",
+            help="Utility budget: largest rise of the perplexity of held-out retain text; 0.05 is 5 %.",
+        ),
+    ] = None
 
     def load(self, model: str | None, *, check: bool = True) -> tuple[Recipe, str]:
         """Merge the flags with recipe and environment.
@@ -83,6 +90,7 @@ class RecipeOptions:
             "data.retain": corpora(self.retain, "retain") or None,
             "method": self.method,
             "seed": parse_seed(self.seed),
+            "train.maximum_utility_loss": _parse_share(self.max_utility_loss),
         }
         recipe, typed = load_recipe(recipe_path, overrides, list(self.set))
         if check:
@@ -101,6 +109,15 @@ def parse_seed(text: str | None) -> int | None:
     if text is None or re.fullmatch(r"-?[0-9]{1,18}", text):
         return None if text is None else int(text)
     raise UsageError(f"--seed: got {text[:40]!r}, an integer >= 0 is needed")
+
+
+def _parse_share(text: str | None) -> float | None:
+    from falcon_unlearn.errors import UsageError
+
+    try:
+        return None if text is None else float(text)
+    except ValueError as error:
+        raise UsageError(f"--max-utility-loss: got {text!r}, a number such as 0.05 is needed") from error
 
 
 def corpora(sources: tuple[str, ...], role: str) -> list[dict[str, Any]]:

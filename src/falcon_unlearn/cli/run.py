@@ -25,7 +25,7 @@ def run(
     """Run the three steps with evaluation and report."""
     from falcon_unlearn.cli.console import print_result
     from falcon_unlearn.cli.ranks import follow, is_silent, leading
-    from falcon_unlearn.cli.tables import show_run
+    from falcon_unlearn.cli.tables import refuse_collapse, show_run
     from falcon_unlearn.runs import check_output
 
     recipe, typed = options.load(model)
@@ -40,3 +40,4 @@ def run(
             recipe, output, typed_recipe=typed, command=invocation(), sink=sink, resume=resume
         )
     print_result(summary, show_run, as_json=display.json)
+    refuse_collapse(summary)

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from falcon_unlearn.cli.console import format_seconds
 from falcon_unlearn.cli.terminal import clean
+from falcon_unlearn.errors import GateError
 from falcon_unlearn.results import (
     DataResult,
     EnvironmentResult,
@@ -253,6 +254,20 @@ def show_run(summary: RunSummary, console: Console) -> None:
     if summary.report is not None:
         report = Path(summary.report)
         line(console, f"Report: {report if report.exists() else Path(summary.output) / report}")
+
+
+def refuse_collapse(summary: RunSummary) -> None:
+    """Raise GateError for a model that broke where it should have stayed; the output is complete then.
+
+    Raises:
+        GateError: Names every set with its figures.
+    """
+    if summary.collapse:
+        raise GateError(
+            "the model has collapsed on what it should keep:\n" + "\n".join(summary.collapse),
+            hint="The output is written, for inspection. Lower train.learning_rate or train.steps, raise "
+            "objective.retain_multiplier, or set --max-utility-loss.",
+        )
 
 
 def show_environment(environment: EnvironmentResult, console: Console) -> None:

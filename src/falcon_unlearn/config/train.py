@@ -62,6 +62,14 @@ class TrainSettings(Settings):
     divergence_factor: float = Field(default=20.0, gt=1)
     """Stop as diverged when forget activations grow beyond this many times their initial norm."""
 
+    loss_factor: float = Field(default=10.0, gt=1)
+    """Stop as diverged when the forget loss stays above this many times its initial median for 10 steps."""
+    maximum_utility_loss: float | None = Field(default=None, gt=0)
+    """Utility budget: largest relative rise of the perplexity of held-out retain text, 0.05 is 5 %. The last
+    checked step inside it is kept."""
+    utility_steps: int = Field(default=10, ge=1)
+    """Steps between two checks of `maximum_utility_loss`."""
+
     @model_validator(mode="after")
     def _positive_rate(self) -> TrainSettings:
         if isinstance(self.learning_rate, float) and self.learning_rate <= 0:

@@ -18,8 +18,9 @@ from falcon_unlearn.checkpoints.writer import write_checkpoint
 from falcon_unlearn.config.recipe import Recipe
 from falcon_unlearn.distributed.job import current_team
 from falcon_unlearn.errors import UsageError
+from falcon_unlearn.evaluation.collapse import find_collapse
 from falcon_unlearn.evaluation.sets import EvaluationSet, load_sets
-from falcon_unlearn.events import EventSink, ignore_events
+from falcon_unlearn.events import EventSink, Notice, ignore_events
 from falcon_unlearn.models.access import LoadedModel
 from falcon_unlearn.models.engine import tensors_replaced
 from falcon_unlearn.pipeline.evaluating import evaluate_in
@@ -150,6 +151,9 @@ def _finish(
     if sets is not None:
         original = original_weights(workspace, session)
         after = evaluate_in(workspace, recipe, "after", sets, original, sink, seconds, work)
+    collapse = [] if before is None or after is None else find_collapse(before, after)
+    for line in collapse:
+        sink(Notice(message=f"the model has collapsed: {line}", level="warning"))
     with timed_stage("write", "writing the model", sink, seconds):
         write_model(staging, workspace, session)
     stages = Stages(selection, session, before, after)
@@ -163,6 +167,7 @@ def _finish(
         training=session.result,
         before=before,
         after=after,
+        collapse=collapse,
         seconds=seconds,
     )
 

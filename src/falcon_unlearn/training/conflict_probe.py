@@ -47,7 +47,13 @@ def probe_gradient_conflict(
     settings = recipe.model_copy(
         update={
             "train": recipe.train.model_copy(
-                update={"steps": PROBE_STEPS, "layers": 1, "warmup_steps": 0, "maximum_retain_drift": None}
+                update={
+                    "steps": PROBE_STEPS,
+                    "layers": 1,
+                    "warmup_steps": 0,
+                    "maximum_retain_drift": None,
+                    "maximum_utility_loss": None,
+                }
             )
         }
     )

@@ -19,6 +19,7 @@ from falcon_unlearn.conflict import Gramian, ResolvedGradients, resolve_conflict
 from falcon_unlearn.conflict.gramian import Reduce, sum_gramians
 from falcon_unlearn.data.batches import BatchPlan, StepBatch
 from falcon_unlearn.distributed.team import Team
+from falcon_unlearn.errors import NumericalError
 from falcon_unlearn.events import EventSink, TrainingStepped
 from falcon_unlearn.models.engine import BlockEngine
 from falcon_unlearn.objectives.base import RepresentationObjective
@@ -26,10 +27,18 @@ from falcon_unlearn.optimizers import build_optimizer
 from falcon_unlearn.stopping import current_stop
 from falcon_unlearn.training.batches import BatchReader, CachedCorpus, WindowBatch
 from falcon_unlearn.training.diagnostics import retain_distance, state_diagnostics
-from falcon_unlearn.training.guards import NormGuard, check_finite_loss, check_finite_tensors
+from falcon_unlearn.training.guards import (
+    NormGuard,
+    RetainGuard,
+    check_finite_loss,
+    check_finite_optimizer,
+    check_finite_tensors,
+    check_loss_growth,
+)
 from falcon_unlearn.training.masters import Masters
 from falcon_unlearn.training.schedule import scheduled_rate
 from falcon_unlearn.training.states import LoopState, TrainingStates
+from falcon_unlearn.training.utility import UtilityTrail
 
 NEGLIGIBLE_GRADIENT = 1e-5
 """Norm of a retain gradient, relative to the forget gradient, below which it is rounding noise."""
@@ -45,6 +54,8 @@ class TrainingOutcome:
     history: list[dict[str, float]]
     num_tokens: int
     """Real tokens processed, forget and retain."""
+    utility_loss: float | None = None
+    """Relative rise of the perplexity of held-out retain text at `kept_step`, where a budget asks for it."""
 
 
 class UnlearningLoop:
@@ -83,17 +94,26 @@ class UnlearningLoop:
         )
         self.learning_rate = learning_rate
         self.norm_guard = NormGuard(settings.divergence_factor)
+        self.retain_guard = RetainGuard(objective_settings.retain_multiplier)
         self.state = LoopState()
         self.gramians: list[Gramian] = []
         self._before_step: dict[str, Tensor] = {}
+        self._updated = False
 
-    def run(self, plan: BatchPlan, sink: EventSink, states: TrainingStates | None = None) -> TrainingOutcome:
+    def run(
+        self,
+        plan: BatchPlan,
+        sink: EventSink,
+        states: TrainingStates | None = None,
+        trail: UtilityTrail | None = None,
+    ) -> TrainingOutcome:
         """Take all steps that are missing, or stop where the utility budget ends.
 
         Args:
             plan: The batches of all steps.
             sink: Receives one event per step.
             states: Where the loop is saved and taken up; nowhere if None.
+            trail: Keeps parameters to go back to, where a utility budget is measured afterwards.
 
         Raises:
             NumericalError: A loss, gradient, state or parameter is not finite, or the states blew up.
@@ -106,11 +126,13 @@ class UnlearningLoop:
         stop = current_stop()
         for step in range(self.state.step, self.settings.steps):
             with stop.postponed():
-                row = self.step(step, plan.batch(step))
+                row = self._guarded_step(step, plan.batch(step), states, sink)
                 if self._leaves_budget(row["retain_cosine_distance"]):
                     # This distance belongs to the parameters before the step: those are the ones to leave.
                     return self._back_inside(step + 1, max(0, step - 1))
                 self._advance(step, row, started)
+                if trail is not None:
+                    trail.keep(step + 1, self.masters.values)
                 sink(TrainingStepped(step=step + 1, total=self.settings.steps, metrics=row))
                 if states.due or stop.number is not None or step + 1 == self.settings.steps:
                     states.save(self.state, self.masters.values, self.optimizer)
@@ -121,6 +143,23 @@ class UnlearningLoop:
         ):
             return self._back_inside(total, total - 1)
         return TrainingOutcome("completed", total, total, self.state.history, self.state.num_tokens)
+
+    def _guarded_step(
+        self, step: int, indices: StepBatch, states: TrainingStates, sink: EventSink
+    ) -> dict[str, float]:
+        """Take a step; before one that goes wrong, the parameters are good, and kept."""
+        self._updated = False
+        try:
+            row = self.step(step, indices)
+            losses = [entry["forget_loss"] for entry in self.state.history]
+            check_loss_growth([*losses, row["forget_loss"]], self.settings.loss_factor)
+        except NumericalError:
+            # Several processes save together, and the others may not have failed.
+            if not self._updated and self.team.size == 1:
+                states.save(self.state, self.masters.values, self.optimizer)
+            raise
+        self.retain_guard.note(self.gramians[-1].retain_retain, step, sink)
+        return row
 
     def _advance(self, step: int, row: dict[str, float], started: float) -> None:
         self.state.history.append(row)
@@ -167,15 +206,16 @@ class UnlearningLoop:
         )
         check_finite_tensors("gradient", resolved.gradients, step)
         self.gramians.append(sum_gramians(resolved.gramians.values()))
+        states = state_diagnostics(
+            forget_states, forget_batch.states, retain_states, retain_batch.states, self.team.sum_values
+        )
+        self.norm_guard.check(states["forget_norm"], states["forget_norm_frozen"], step)
         self._before_step = self.masters.snapshot() if self.settings.maximum_retain_drift is not None else {}
         self._update(step, resolved)
         row = {"step": float(step), "domain": float(indices.domain), "forget_loss": forget_loss}
         row |= {"retain_loss": retain_loss, "conflict_share": resolved.conflict_share}
         row |= {f"cosine:{name}": cosine or 0.0 for name, cosine in resolved.cosines.items()}
-        row |= state_diagnostics(
-            forget_states, forget_batch.states, retain_states, retain_batch.states, self.team.sum_values
-        )
-        self.norm_guard.check(row["forget_norm"], row["forget_norm_frozen"], step)
+        row |= states
         row |= {"learning_rate": self._rate(step), "seconds": time.perf_counter() - started}
         return row
 
@@ -184,9 +224,11 @@ class UnlearningLoop:
             group["lr"] = self._rate(step)
         for name, value in self.masters.values.items():
             value.grad = resolved.gradients[name]
+        self._updated = True
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         check_finite_tensors("parameter", self.masters.values, step)
+        check_finite_optimizer(self.optimizer, list(self.masters.values), step)
         self.masters.push()
 
     def _rate(self, step: int) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -22,7 +22,7 @@ from falcon_unlearn.distributed.team import Team
 from falcon_unlearn.errors import UsageError
 from falcon_unlearn.events import EventSink, Progress, StageFinished, StageStarted
 from falcon_unlearn.models.architectures import resolve_trained_parameters
-from falcon_unlearn.models.engine import BlockEngine, blocks_in_dtype
+from falcon_unlearn.models.engine import BlockEngine, blocks_in_dtype, tensors_replaced
 from falcon_unlearn.models.precision import resolve_compute_dtype
 from falcon_unlearn.objectives.base import RepresentationObjective
 from falcon_unlearn.objectives.circuit_breakers import CircuitBreakerObjective
@@ -38,6 +38,7 @@ from falcon_unlearn.training.masters import Masters
 from falcon_unlearn.training.sharded import window_masters
 from falcon_unlearn.training.states import TrainingStates
 from falcon_unlearn.training.team_states import TeamStates
+from falcon_unlearn.training.utility import UtilityMeter, UtilityTrail, last_inside, utility_meter
 
 
 @dataclass(frozen=True)
@@ -132,8 +133,9 @@ def _train(
     masters = Masters(engine.model, list(layers))
     team = current_team()
     caches = _cache_all(engine, data, recipe, window, folder, sink, work, team)
-    started = time.perf_counter()
     sink(StageStarted(stage="train", message=f"{settings.steps} steps on blocks {window[0]}-{window[1]}"))
+    started = time.perf_counter()
+    budget = _open_budget(engine, data, recipe, folder)
     rate = resolve_learning_rate(settings.learning_rate, settings.relative_step, masters)
     objective = _fit_objective(caches, recipe)
     finished = False
@@ -160,7 +162,10 @@ def _train(
             states = training_states(work, recipe)
             if team.size > 1:
                 states = TeamStates(states, masters, team, settings.steps)
-            outcome = loop.run(step_plan(data, recipe), sink, states)
+            trail = None if budget is None else budget.trail
+            outcome = loop.run(step_plan(data, recipe), sink, states, trail)
+        if budget is not None:
+            outcome = _hold_budget(engine, masters, outcome, budget)
         finished = True
     finally:
         if not finished:
@@ -168,6 +173,45 @@ def _train(
     sink(StageFinished(stage="train", seconds=time.perf_counter() - started))
     seconds = loop.state.seconds
     return _TrainedRun(window, layers, masters, caches, outcome, loop.gramians, rate, seconds)
+
+
+@dataclass(frozen=True)
+class _Budget:
+    limit: float
+    meter: UtilityMeter
+    trail: UtilityTrail
+
+
+def _open_budget(engine: BlockEngine, data: PreparedData, recipe: Recipe, folder: Path) -> _Budget | None:
+    """Measure the original model where the recipe sets a utility budget."""
+    limit = recipe.train.maximum_utility_loss
+    if limit is None:
+        return None
+    if current_team().size > 1:
+        raise UsageError(
+            "train.maximum_utility_loss: is measured by one process, but several work on this run",
+            hint="Start one process, or use train.maximum_retain_drift.",
+        )
+    meter = utility_meter(engine, data, recipe.runtime.cache_batch_tokens)
+    return _Budget(limit, meter, UtilityTrail(folder, recipe.train.utility_steps))
+
+
+def _hold_budget(
+    engine: BlockEngine, masters: Masters, outcome: TrainingOutcome, budget: _Budget
+) -> TrainingOutcome:
+    """Go back to the last kept step inside the budget; the upper blocks run here for the first time."""
+
+    def loss_at(step: int) -> float:
+        values = masters.values if step == outcome.kept_step else budget.trail.read(step)
+        with tensors_replaced(engine.model, values):
+            return budget.meter.loss()
+
+    loss = loss_at(outcome.kept_step)
+    if loss <= budget.limit:
+        return replace(outcome, utility_loss=loss)
+    kept, loss = last_inside(budget.trail.steps(outcome.kept_step), loss_at, budget.limit)
+    masters.restore(budget.trail.read(kept) if kept else masters.original)
+    return replace(outcome, status="stopped_on_budget", kept_step=kept, utility_loss=loss)
 
 
 def training_states(work: WorkFolder | None, recipe: Recipe) -> TrainingStates:
@@ -340,6 +384,7 @@ def _record(engine: BlockEngine, recipe: Recipe, run: _TrainedRun, data: Prepare
             "total_parameters": count_parameters(engine.model),
             "learning_rate": run.learning_rate,
             "compute_dtype": str(caches.compute_dtype).removeprefix("torch."),
+            "utility_loss": outcome.utility_loss,
             "history": outcome.history,
             "domains": [corpus.name for corpus in data.forget],
             "changes": masters.changes(),

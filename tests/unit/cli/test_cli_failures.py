@@ -98,6 +98,9 @@ def test_sigterm_unwinds_and_the_handler_is_restored():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        ([*RUN, "--max-utility-loss", "little"], "--max-utility-loss: got 'little'"),
+        ([*RUN, "--max-utility-loss", "-1"], "train.maximum_utility_loss: got -1"),
+        ([*RUN, "--max-utility-loss", "nan"], "train.maximum_utility_loss: got nan"),
         (["rnu"], 'Did you mean "run"?'),
         (["run", *DATA], "--output requires an argument"),
         ([*RUN, "--stpes", "3"], "--stpes"),

@@ -12,7 +12,7 @@ import pytest
 from falcon_unlearn import _version
 from falcon_unlearn.cli.main import COMMANDS, DEFAULT_PARAMETER, build_app, main
 
-RECIPE = {"--forget", "--retain", "--recipe", "--set", "--method", "--seed"}
+RECIPE = {"--forget", "--retain", "--recipe", "--set", "--method", "--seed", "--max-utility-loss"}
 DISPLAY = {"--json", "--quiet", "-q", "--verbose", "-v"}
 RESUME = {"--resume"}
 FOLDER = {"--output", "--output-dir", "-o"}

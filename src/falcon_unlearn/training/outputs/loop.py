@@ -14,7 +14,9 @@ from torch import Tensor
 
 from falcon_unlearn.config.recipe import Recipe
 from falcon_unlearn.conflict import ResolvedGradients
+from falcon_unlearn.conflict.gramian import sum_gramians
 from falcon_unlearn.data.batches import BatchPlan, StepBatch
+from falcon_unlearn.errors import NumericalError
 from falcon_unlearn.events import EventSink, TrainingStepped
 from falcon_unlearn.models.engine import BlockEngine
 from falcon_unlearn.models.packing import head_logits, supervised_states
@@ -22,14 +24,21 @@ from falcon_unlearn.objectives.outputs.base import OutputObjective, TokenBatch, 
 from falcon_unlearn.objectives.outputs.likelihood import count_units
 from falcon_unlearn.optimizers import build_optimizer
 from falcon_unlearn.stopping import current_stop
-from falcon_unlearn.training.guards import check_finite_loss, check_finite_tensors
-from falcon_unlearn.training.loop import combine
+from falcon_unlearn.training.guards import (
+    RetainGuard,
+    check_finite_loss,
+    check_finite_optimizer,
+    check_finite_tensors,
+    check_loss_growth,
+)
+from falcon_unlearn.training.loop import TrainingOutcome, combine
 from falcon_unlearn.training.micro_batches import MeanOfParts, split_by_tokens
 from falcon_unlearn.training.outputs.corpora import OutputCorpus, build_batch
 from falcon_unlearn.training.outputs.reference import FrozenHead
 from falcon_unlearn.training.outputs.trainables import Trainables
 from falcon_unlearn.training.schedule import scheduled_rate
 from falcon_unlearn.training.states import LoopState, TrainingStates
+from falcon_unlearn.training.utility import UtilityMeter
 
 Gradients = dict[str, Tensor]
 
@@ -70,16 +79,24 @@ class OutputLoop:
         )
         self.everything = recipe.data.loss_on == "all"
         self.state = LoopState()
+        self.retain_guard = RetainGuard(recipe.objective.retain_multiplier)
+        self._updated = False
+        self._retain_retain: float | None = None
 
     def run(
-        self, plan: BatchPlan, sink: EventSink, states: TrainingStates | None = None
-    ) -> list[dict[str, float]]:
-        """Take all steps that are missing and return one row of diagnostics for each.
+        self,
+        plan: BatchPlan,
+        sink: EventSink,
+        states: TrainingStates | None = None,
+        meter: UtilityMeter | None = None,
+    ) -> TrainingOutcome:
+        """Take all steps that are missing, or stop where the utility budget ends.
 
         Args:
             plan: The batches of all steps.
             sink: Receives one event per step.
             states: Where the loop is saved and taken up; nowhere if None.
+            meter: Measures utility every few steps, where the recipe sets a budget.
 
         Raises:
             NumericalError: A loss, gradient or parameter is not finite.
@@ -93,14 +110,61 @@ class OutputLoop:
         stop = current_stop()
         for step in range(self.state.step, total):
             with stop.postponed():
-                row = self.step(step, plan.batch(step))
+                row = self._guarded_step(step, plan.batch(step), states, sink)
                 self.state.history.append(row)
                 self.state.step, self.state.seconds = step + 1, time.perf_counter() - started
                 sink(TrainingStepped(step=step + 1, total=total, metrics=row))
+                if meter is not None and not self._inside_budget(meter):
+                    return self._back_inside()
                 if states.due or stop.number is not None or step + 1 == total:
                     states.save(self.state, self.trainables.values, self.optimizer)
             stop.check()
-        return self.state.history
+        loss = self.state.guards.get("utility", [0.0, None])[1]
+        return TrainingOutcome("completed", total, total, self.state.history, self.state.num_tokens, loss)
+
+    def _guarded_step(
+        self, step: int, indices: StepBatch, states: TrainingStates, sink: EventSink
+    ) -> dict[str, float]:
+        """Take a step; before one that goes wrong, the parameters are good, and kept."""
+        self._updated = False
+        try:
+            if step == 0 and self.recipe.train.maximum_utility_loss is not None:
+                self.state.tensors["inside"] = self._copies()
+            row = self.step(step, indices)
+            losses = [entry["forget_loss"] for entry in self.state.history if "forget_loss" in entry]
+            check_loss_growth([*losses, row.get("forget_loss", 0.0)], self.recipe.train.loss_factor)
+        except NumericalError:
+            if not self._updated:
+                states.save(self.state, self.trainables.values, self.optimizer)
+            raise
+        if self._retain_retain is not None:
+            self.retain_guard.note(self._retain_retain, step, sink)
+        return row
+
+    def _inside_budget(self, meter: UtilityMeter) -> bool:
+        """Measure utility where it is due, and remember the parameters inside the budget."""
+        train, step = self.recipe.train, self.state.step
+        if train.maximum_utility_loss is None or (step % train.utility_steps and step < train.steps):
+            return True
+        loss = meter.loss()
+        if loss > train.maximum_utility_loss:
+            return False
+        self.state.tensors["inside"] = self._copies()
+        self.state.guards["utility"] = [float(step), loss]
+        return True
+
+    def _copies(self) -> dict[str, Tensor]:
+        return {name: value.clone() for name, value in self.trainables.values.items()}
+
+    def _back_inside(self) -> TrainingOutcome:
+        with torch.no_grad():
+            for name, value in self.state.tensors["inside"].items():
+                self.trainables.values[name].copy_(value)
+        self.trainables.push()
+        step, loss = self.state.guards.get("utility", [0.0, 0.0])
+        return TrainingOutcome(
+            "stopped_on_budget", self.state.step, int(step), self.state.history, self.state.num_tokens, loss
+        )
 
     def step(self, step: int, indices: StepBatch) -> dict[str, float]:
         """Take one step and return its diagnostics."""
@@ -180,6 +244,7 @@ class OutputLoop:
             return next(half.gradients for half in (forget, retain) if half is not None), row
         scaled = {name: multiplier * gradient for name, gradient in retain.gradients.items()}
         resolved = combine(forget.gradients, scaled, self.recipe.objective.conflict, self.layers)
+        self._retain_retain = sum_gramians(resolved.gramians.values()).retain_retain
         return resolved.gradients, row | conflict_diagnostics(resolved)
 
     def _update(self, step: int, gradients: Gradients) -> None:
@@ -187,9 +252,11 @@ class OutputLoop:
             group["lr"] = scheduled_rate(self.recipe.train, self.learning_rate, step)
         for name, value in self.trainables.values.items():
             value.grad = gradients[name]
+        self._updated = True
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         check_finite_tensors("parameter", self.trainables.values, step)
+        check_finite_optimizer(self.optimizer, list(self.trainables.values), step)
         self.trainables.push()
 
 

@@ -25,6 +25,7 @@ from falcon_unlearn.objectives.outputs.build import build_output_objective
 from falcon_unlearn.results import TrainingResult
 from falcon_unlearn.runs import WorkFolder
 from falcon_unlearn.runs.memory import peak_memory_bytes
+from falcon_unlearn.training.loop import TrainingOutcome
 from falcon_unlearn.training.masters import Masters
 from falcon_unlearn.training.outputs.alternatives import alternative_examples
 from falcon_unlearn.training.outputs.corpora import OutputCorpus
@@ -39,6 +40,7 @@ from falcon_unlearn.training.session import (
     step_plan,
     training_states,
 )
+from falcon_unlearn.training.utility import utility_meter
 
 
 def unlearn_outputs(
@@ -74,6 +76,9 @@ def unlearn_outputs(
     with parameters_in_dtype(list(engine.model.parameters()), dtype):
         frozen = _freeze(engine, tokenizer, data, recipe, folder, sink, work)
         started = time.perf_counter()
+        meter = None
+        if recipe.train.maximum_utility_loss is not None:
+            meter = utility_meter(engine, data, recipe.runtime.cache_batch_tokens)
         sink(StageStarted(stage="train", message=_stage_message(recipe, len(names))))
         finished = False
         try:
@@ -86,7 +91,7 @@ def unlearn_outputs(
                 loop = OutputLoop(
                     engine, trainables, layers, frozen.forget, frozen.retain, objective, recipe, rate, head
                 )
-                history = loop.run(step_plan(data, recipe), sink, training_states(work, recipe))
+                outcome = loop.run(step_plan(data, recipe), sink, training_states(work, recipe), meter)
             finished = True
         finally:
             if not finished:
@@ -95,7 +100,7 @@ def unlearn_outputs(
         negate_task_vector(masters, recipe.objective.task_vector.scale)
     sink(StageFinished(stage="train", seconds=time.perf_counter() - started))
     changed = masters.commit()
-    run = _Finished(history, names, rate, dtype, frozen, loop.state.seconds, loop.state.num_tokens)
+    run = _Finished(outcome, names, rate, dtype, frozen, loop.state.seconds)
     return Session(_record(engine, recipe, data, masters, run), changed, masters.original)
 
 
@@ -105,7 +110,13 @@ def check_recipe(recipe: Recipe) -> None:
         raise UsageError(
             "train.maximum_retain_drift: it bounds hidden states, and "
             f"{recipe.method} acts on outputs, which has none",
-            hint="Leave it out, or lower train.steps or train.learning_rate.",
+            hint="Leave it out, or set train.maximum_utility_loss.",
+        )
+    if recipe.method == "task_vector" and recipe.train.maximum_utility_loss is not None:
+        raise UsageError(
+            "train.maximum_utility_loss: task_vector learns the forget text and takes the opposite at the "
+            "end, so no step on the way says what the result will be",
+            hint="Leave it out, and lower objective.task_vector.scale.",
         )
 
 
@@ -237,13 +248,12 @@ def _trainables(
 
 @dataclass(frozen=True)
 class _Finished:
-    history: list[dict[str, float]]
+    outcome: TrainingOutcome
     names: dict[str, int]
     rate: float
     dtype: torch.dtype
     frozen: _Frozen
     seconds: float
-    num_tokens: int
 
 
 def _record(
@@ -254,17 +264,18 @@ def _record(
     return TrainingResult.model_validate(
         {
             "method": recipe.method,
-            "status": "completed",
+            "status": run.outcome.status,
             "steps_planned": recipe.train.steps,
-            "steps_done": recipe.train.steps,
-            "kept_step": recipe.train.steps,
+            "steps_done": run.outcome.steps_done,
+            "kept_step": run.outcome.kept_step,
+            "utility_loss": run.outcome.utility_loss,
             "window": (0, engine.structure.num_blocks - 1),
             "trained": list(run.names),
             "trained_parameters": sum(value.numel() for value in masters.values.values()),
             "total_parameters": total,
             "learning_rate": run.rate,
             "compute_dtype": str(run.dtype).removeprefix("torch."),
-            "history": run.history,
+            "history": run.outcome.history,
             "domains": [corpus.name for corpus in data.forget],
             "changes": changes,
             "seconds_cache": run.frozen.seconds,
@@ -275,7 +286,7 @@ def _record(
             "flops": {
                 "cache": 2.0 * total * run.frozen.num_tokens,
                 # Forward, activation gradients and weight gradients of every parameter.
-                "train": 6.0 * total * run.num_tokens,
+                "train": 6.0 * total * run.outcome.num_tokens,
             },
         }
     )
