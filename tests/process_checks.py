@@ -18,9 +18,22 @@ import time
 from pathlib import Path
 from typing import Any
 
+_SETTINGS = (
+    "train.steps=60",
+    "train.batch_size=4",
+    "train.layers=2",
+    "train.compute_dtype=float32",
+    "selection.layer=3",
+    "objective.offset.directions=4",
+    "evaluation.held_out=false",
+    "data.chat_template=false",
+    "runtime.device=cpu",
+)
+
 
 def global_state() -> dict[str, Any]:
     import numpy as np
+    import rich.style  # noqa: F401  # draws an identifier from `random` when it is imported, and seeds nothing
     import torch
 
     return {
@@ -85,9 +98,7 @@ def signalled(folder: Path, bench: Path, number: signal.Signals) -> dict[str, An
     out = folder / f"{number.name}"
     arguments = ["run", str(bench / "model"), "--forget", str(bench / "trees.jsonl")]
     arguments += ["--retain", str(bench / "rest.jsonl"), "--verbose"]
-    for setting in ("train.steps=60", "train.batch_size=4", "train.layers=2", "selection.layer=3",
-                    "objective.offset.directions=4", "train.compute_dtype=float32",
-                    "evaluation.held_out=false", "data.chat_template=false", "runtime.device=cpu"):  # fmt: skip
+    for setting in _SETTINGS:
         arguments += ["--set", setting]
     alone = folder / f"{number.name}-alone"
     whole = ended(forked_command([*arguments, "--output", str(alone)], folder / "alone.txt"))

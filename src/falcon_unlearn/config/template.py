@@ -6,6 +6,7 @@ import json
 import textwrap
 from typing import Any, get_args, get_origin
 
+import yaml
 from pydantic_core import PydanticUndefined
 
 from falcon_unlearn.config.describe import PathParts, expectation, fields_of
@@ -46,7 +47,7 @@ def _emit(field: Any, path: PathParts, indent: int) -> list[str]:
     children = fields_of(field.annotation)
     if children is not None:
         lines = _comment(field.description, indent)
-        lines.append(" " * indent + f"{name}:")
+        lines.append(" " * indent + f"{_key(name)}:")
         for key, child in children.items():
             lines += _emit(child, (*path, key), indent + 2)
         return lines
@@ -56,9 +57,9 @@ def _emit(field: Any, path: PathParts, indent: int) -> list[str]:
     if path[:2] in _NAMES and name == "name":
         return [*_comment(field.description, indent), " " * indent + f"name: {_NAMES[path[:2]]}"]
     if field.is_required():
-        return [*_comment(f"REQUIRED. {field.description}", indent), " " * indent + f"{name}:"]
+        return [*_comment(f"REQUIRED. {field.description}", indent), " " * indent + f"{_key(name)}:"]
     comment = _comment(f"{field.description} ({words})", indent)
-    return [*comment, " " * indent + f"{name}: {_inline(_default(field))}"]
+    return [*comment, " " * indent + f"{_key(name)}: {_inline(_default(field))}"]
 
 
 def _emit_list(field: Any, path: PathParts, indent: int) -> list[str]:
@@ -70,11 +71,11 @@ def _emit_list(field: Any, path: PathParts, indent: int) -> list[str]:
     first = next(i for i, line in enumerate(body) if not line.lstrip().startswith("#"))
     body[first] = " " * (indent + 2) + "- " + body[first].lstrip()
     if field.is_required():
-        return [*lines, " " * indent + f"{path[-1]}:", *body]
+        return [*lines, " " * indent + f"{_key(path[-1])}:", *body]
     example = [f"{' ' * indent}# {line[indent:]}" for line in body]
     return [
         *lines,
-        " " * indent + f"{path[-1]}: {_inline(_default(field))}",
+        " " * indent + f"{_key(path[-1])}: {_inline(_default(field))}",
         *_comment("An item looks like this:", indent),
         *example,
     ]
@@ -99,3 +100,8 @@ def _inline(value: Any) -> str:
         except UsageError:
             pass
     return json.dumps(value)
+
+
+def _key(name: str) -> str:
+    """Quote a name that YAML would read as something else, such as null."""
+    return name if isinstance(yaml.safe_load(name), str) else f'"{name}"'
