@@ -7,6 +7,8 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 
+# One torch thread per worker: more slow each other down.
+WORKERS ?= auto
 VENV := .venv
 BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
@@ -27,7 +29,7 @@ demo: $(VENV)/.installed  ## Make a small real model forget, and show the eviden
 	$(BIN)/falcon-unlearn demo $(if $(OUTPUT),--output "$(OUTPUT)")
 
 test: lint  ## Run linters, types and tests.
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
 lint: $(VENV)/.installed-dev  ## Run ruff, mypy and import-linter.
 	$(BIN)/ruff check
