@@ -1,6 +1,7 @@
 """Run C5 and C6: unlearn more and more at once, and one request after another, with the settings of a table.
 
-Points that are there are not evaluated again.
+Points that are there are not evaluated again. Their files are named so that no comparison takes them for
+rows.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class CurveRuns:
 
     def _results(self, name: str, seed: int, points: Sequence[CurvePoint]) -> list[BenchResult]:
         model: LoadedModel | None = None
-        paths = [self.folder / f"{name}-seed-{seed}-{point.kind}-{point.step}.bench.json" for point in points]
+        paths = [self.folder / f"{name}-seed-{seed}-{point.kind}-{point.step}.point.json" for point in points]
         for number, (point, path) in enumerate(zip(points, paths, strict=True)):
             # A chain starts anew after an interruption: its models are not kept.
             open_paths = paths[number:] if point.kind == "sust" else [path]
@@ -80,7 +81,7 @@ class CurveRuns:
             self.table.sink,
         )
         result = result.model_copy(update={"method": name, "seed": seed})
-        write_json_atomic(self.folder / "logs" / path.name.replace(".bench", ""), dict(log))
+        write_json_atomic(self.folder / "logs" / path.name.replace(".point", ""), dict(log))
         write_json_atomic(path, result)
 
     def _reference(self, point: CurvePoint) -> Path:

@@ -24,6 +24,8 @@ class GroupView:
     """Hold what the page shows of one group."""
 
     group: Group
+    heading: str
+    """Short where that tells the groups apart."""
     anchor: str
     drawing: Markup | None
     caption: str
@@ -63,9 +65,11 @@ def render_page(comparison: Comparison) -> str:
 
 
 def _render(comparison: Comparison, pictures: list[Picture | None], templates: Environment) -> str:
+    headings = [group.heading for group in comparison.groups]
     views = [
         GroupView(
             group=group,
+            heading=group.heading if headings.count(group.heading) == 1 else group.title,
             anchor=f"group-{number}",
             drawing=picture.inline(f"group {number}") if picture else None,
             caption=_caption(group),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 from pydantic import Field
@@ -16,6 +17,8 @@ DEFAULT_TOLERANCE = 0.02
 Role = Literal["base", "target", "retain", "retain_replicate", "unlearned", "other"]
 State = Literal["", "like retain", "over-forgetting", "outside retain"]
 Direction = Literal["lower", "higher", "unknown"]
+
+_MAIN_SETTINGS = frozenset({"corpus", "tier", "forget", "tasks", "model"})
 
 REFERENCE_ROLES: tuple[Role, ...] = ("base", "target", "retain", "retain_replicate")
 """Rows that say what the others are measured against, in the order shown; they compete with nobody."""
@@ -123,8 +126,16 @@ class Group(Record):
     @property
     def title(self) -> str:
         """Name benchmark and setting."""
+        return self._named(self.setting)
+
+    @property
+    def heading(self) -> str:
+        """Name benchmark and what tells settings apart at a glance."""
+        return self._named([key for key in self.setting if key in _MAIN_SETTINGS])
+
+    def _named(self, keys: Iterable[str]) -> str:
         name = {"run": "Own data"}.get(self.benchmark, self.benchmark.upper())
-        return ", ".join([name, *(f"{key} {value}" for key, value in self.setting.items())])
+        return ", ".join([name, *(f"{key} {self.setting[key]}" for key in keys)])
 
     @property
     def cost_name(self) -> str:
