@@ -53,14 +53,11 @@ class Recipe(Settings):
         return fill_from_preset(values) if isinstance(values, dict) else values
 
     @model_validator(mode="after")
-    def _memory_options_fit(self) -> Recipe:
-        asked = [
-            name for name in ("micro_batch_tokens", "gradient_checkpointing") if getattr(self.train, name)
-        ]
-        if asked and self.method_entry.acts_on == "states":
+    def _checkpointing_fits(self) -> Recipe:
+        if self.train.gradient_checkpointing and self.method_entry.acts_on == "states":
             raise ValueError(
-                f"train.{asked[0]}: {self.method} acts on states and runs a few blocks only; "
-                "leave it out, or lower train.batch_size"
+                f"train.gradient_checkpointing: {self.method} acts on states and runs a few blocks only; "
+                "leave it out, or set train.micro_batch_tokens"
             )
         return self
 

@@ -49,8 +49,8 @@ class TrainSettings(Settings):
     compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Dtype of the window's matrix products; `auto` measures which is faster here. Masters are float32."""
     micro_batch_tokens: int | None = Field(default=None, ge=1)
-    """Methods on outputs: take each step in parts of at most this many tokens, to the same result with less
-    memory. A longer sample is a part of its own."""
+    """Take each step in parts of at most this many tokens, to the same result with less memory. A longer
+    sample is a part of its own."""
     gradient_checkpointing: bool = False
     """Methods on outputs: recompute blocks in the backward pass instead of keeping them; less memory, about a
     third more time."""

@@ -5,6 +5,7 @@ Legend: B batch, L tokens, D hidden.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -31,7 +32,8 @@ class StateBatch:
     step: int
     """Optimisation step, 0-based."""
     whole: StateBatch | None = None
-    """The batch of all ranks, where the rows above are a part of it and the objective asked for it."""
+    """The whole batch, where the rows above are a part of it: those of one rank, if the objective asked for
+    it, or those of one part of a step."""
     positions: tuple[int, ...] = ()
     """Position of each row in `whole`."""
 
@@ -39,6 +41,22 @@ class StateBatch:
     def entire(self) -> StateBatch:
         """Return the batch of all ranks."""
         return self.whole or self
+
+    def part(self, rows: Sequence[int]) -> StateBatch:
+        """Return some of the rows, at the same length, with the whole batch for targets and negatives."""
+        chosen = list(rows)
+        positions = chosen if self.whole is None else [self.positions[row] for row in chosen]
+        return StateBatch(
+            self.frozen_BLD[chosen],
+            self.mask_BL[chosen],
+            self.counted_BL[chosen],
+            self.sinks_BL[chosen],
+            tuple(self.samples[row] for row in chosen),
+            self.domain,
+            self.step,
+            self.entire,
+            tuple(positions),
+        )
 
     def own_rows(self, tensor: Tensor, dim: int) -> Tensor:
         """Return the own rows of a tensor over the batch of all ranks, along `dim`."""

@@ -16,6 +16,7 @@ from falcon_unlearn.config.objective import OffsetSettings
 from falcon_unlearn.data.batches import StepBatch
 from falcon_unlearn.distributed.team import Team
 from falcon_unlearn.objectives.base import StateBatch
+from falcon_unlearn.training.micro_batches import split_by_tokens
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,20 @@ class WindowBatch:
     states: StateBatch
     num_tokens: int
     """Real tokens of the whole batch, over all ranks."""
+
+    def parts(self, maximum_tokens: int | None) -> list[WindowBatch]:
+        """Split the rows into parts of at most so many tokens, padding included; longer rows are alone.
+
+        Parts keep the length of the batch, because seeded draws depend on it.
+        """
+        num_rows, length = self.inputs_BLD.shape[:2]
+        parts = split_by_tokens([length] * num_rows, maximum_tokens)
+        if len(parts) == 1:
+            return [self]
+        return [
+            WindowBatch(self.inputs_BLD[part], self.states.part(part), int(self.states.mask_BL[part].sum()))
+            for part in parts
+        ]
 
 
 class BatchReader:

@@ -36,6 +36,7 @@ from falcon_unlearn.training.guards import (
     check_loss_growth,
 )
 from falcon_unlearn.training.masters import Masters
+from falcon_unlearn.training.micro_batches import MeanOfParts
 from falcon_unlearn.training.schedule import scheduled_rate
 from falcon_unlearn.training.states import LoopState, TrainingStates
 from falcon_unlearn.training.utility import UtilityTrail
@@ -239,15 +240,16 @@ class UnlearningLoop:
             return self._own_gradients(batch, forget=forget)
 
     def _own_gradients(self, batch: WindowBatch, *, forget: bool) -> tuple[float, dict[str, Tensor], Tensor]:
-        states_BLD = self.engine.forward(batch.inputs_BLD)
-        counted_BL = batch.states.counted_BL if forget else batch.states.mask_BL
-        loss = (self.objective.forget_loss if forget else self.objective.retain_loss)(
-            states_BLD, batch.states
-        )
-        loss = loss * self.team.weight(int(counted_BL.sum()))
-        gradients = self.masters.gradients(loss, self.team)
+        loss_of = self.objective.forget_loss if forget else self.objective.retain_loss
+        mean, states = MeanOfParts(), []
+        for part in batch.parts(self.settings.micro_batch_tokens):
+            states_BLD = self.engine.forward(part.inputs_BLD)
+            counted = int((part.states.counted_BL if forget else part.states.mask_BL).sum())
+            loss = loss_of(states_BLD, part.states) * self.team.weight(counted)
+            mean.add(counted, float(loss.detach()), self.masters.gradients(loss, self.team))
+            states.append(states_BLD.detach())
         self.state.num_tokens += batch.num_tokens
-        return self.team.sum_values([float(loss.detach())])[0], gradients, states_BLD.detach()
+        return self.team.sum_values([mean.loss])[0], mean.gradients, torch.cat(states)
 
     def _sum_scalars(self, scalars: Tensor) -> Tensor:
         return self.masters.sum_scalars(scalars, self.team)

@@ -132,6 +132,7 @@ def _train(
     layers = resolve_trained_parameters(engine.model, engine.structure, settings.modules, blocks)
     masters = Masters(engine.model, list(layers))
     team = current_team()
+    _check_parts(recipe, team)
     caches = _cache_all(engine, data, recipe, window, folder, sink, work, team)
     sink(StageStarted(stage="train", message=f"{settings.steps} steps on blocks {window[0]}-{window[1]}"))
     started = time.perf_counter()
@@ -235,6 +236,15 @@ def resolve_learning_rate(requested: float | str, relative_step: float, masters:
     whatever the width and scale of the model.
     """
     return relative_step * masters.mean_root_square() if requested == "auto" else float(requested)
+
+
+def _check_parts(recipe: Recipe, team: Team) -> None:
+    if recipe.train.micro_batch_tokens is not None and team.size > 1:
+        raise UsageError(
+            f"train.micro_batch_tokens: got {recipe.train.micro_batch_tokens} with {team.size} processes, "
+            "which would wait for each other's parts",
+            hint="Leave it out: each process holds only its share of a batch.",
+        )
 
 
 def step_plan(data: PreparedData, recipe: Recipe) -> BatchPlan:

@@ -114,7 +114,6 @@ def test_recomputed_blocks_keep_less_and_leave_no_trace():
     assert not any("forward" in vars(block) for block in engine.blocks)
 
 
-@pytest.mark.parametrize("option", [{"micro_batch_tokens": 64}, {"gradient_checkpointing": True}])
-def test_methods_on_states_refuse_what_they_do_not_do(option):
-    with pytest.raises(ValidationError, match=f"train.{next(iter(option))}: rmu acts on states"):
-        tiny_recipe(method="rmu", train=option)
+def test_methods_on_states_have_nothing_to_recompute():
+    with pytest.raises(ValidationError, match="gradient_checkpointing: rmu acts on states"):
+        tiny_recipe(method="rmu", train={"gradient_checkpointing": True})
