@@ -71,11 +71,11 @@ def _emit_list(field: Any, path: PathParts, indent: int) -> list[str]:
     first = next(i for i, line in enumerate(body) if not line.lstrip().startswith("#"))
     body[first] = " " * (indent + 2) + "- " + body[first].lstrip()
     if field.is_required():
-        return [*lines, " " * indent + f"{_key(path[-1])}:", *body]
+        return [*lines, " " * indent + f"{_key(str(path[-1]))}:", *body]
     example = [f"{' ' * indent}# {line[indent:]}" for line in body]
     return [
         *lines,
-        " " * indent + f"{_key(path[-1])}: {_inline(_default(field))}",
+        " " * indent + f"{_key(str(path[-1]))}: {_inline(_default(field))}",
         *_comment("An item looks like this:", indent),
         *example,
     ]

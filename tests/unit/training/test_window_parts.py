@@ -36,7 +36,7 @@ def test_steps_in_parts_equal_whole_steps(case, maximum_tokens, tmp_path):
     parts = run(tmp_path, case, micro_batch_tokens=maximum_tokens)
     for name, value in whole.changed.items():
         change = float((value - whole.original[name]).abs().max())
-        # The gradient of an unsquared distance is a direction: where hardly anything moved, rounding decides it.
+        # An unsquared distance has a direction as gradient; where hardly anything moved, rounding decides it.
         share = 2e-3 if case == "circuit breakers" else 1e-4
         assert change > 0 and float((parts.changed[name] - value).abs().max()) <= share * change, name
     for row, other in zip(whole.result.history, parts.result.history, strict=True):
