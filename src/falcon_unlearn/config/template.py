@@ -102,6 +102,6 @@ def _inline(value: Any) -> str:
     return json.dumps(value)
 
 
-def _key(name: str) -> str:
+def _key(name: str | int) -> str:
     """Quote a name that YAML would read as something else, such as null."""
-    return name if isinstance(yaml.safe_load(name), str) else f'"{name}"'
+    return str(name) if isinstance(yaml.safe_load(str(name)), str) else f'"{name}"'
