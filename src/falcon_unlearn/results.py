@@ -136,6 +136,10 @@ class TrainingResult(Record):
     """Peak resident memory of the process."""
     flops: dict[str, float] = Field(default_factory=dict)
     """FLOP by part: cache, train."""
+    bytes_read: int = 0
+    """Bytes of weights read from disk while caching and training; 0 for a model in memory."""
+    seconds_read: float = 0.0
+    """Wall time of that, inside the other two."""
 
 
 class Metric(Record):
@@ -223,6 +227,41 @@ class FileHash(Record):
     sha256: str
 
 
+class DeltaTensor(Record):
+    """Name one changed tensor."""
+
+    name: str
+    shard: str
+    """Weight file of the base that holds it."""
+    shape: list[int]
+
+
+class DeltaManifest(Record):
+    """Say what a delta folder changes, and which base it belongs to."""
+
+    version: int = SCHEMA_VERSION
+    base_model: str
+    base_sha256: dict[str, str]
+    """Hash of every weight file of the base."""
+    result_sha256: dict[str, str]
+    """Hash that each changed weight file has after the delta is applied."""
+    tensors: list[DeltaTensor]
+    delta_sha256: str
+    """Hash of delta.safetensors."""
+
+
+class ExportResult(Record):
+    """Record what an export wrote."""
+
+    version: int = SCHEMA_VERSION
+    output: str
+    base_model: str
+    tensors: list[str]
+    """Tensors that differ from the base."""
+    weight_files: dict[str, int]
+    """Number of weight files by how they were made: rewritten, reflink, hardlink, copy."""
+
+
 class Manifest(Record):
     """Close a run folder; written last, so a folder without it is not finished."""
 
@@ -279,10 +318,14 @@ class PlanResult(Record):
     trained_parameters: int
     steps: int
     batch_size: int
+    streamed: bool = False
+    """True when the model stays on disk and is read block by block."""
+    placement: str = ""
+    """Why."""
     memory_bytes: dict[str, int]
     """Predicted peak by part, and `total`."""
     disk_bytes: dict[str, int]
-    """`store` while running, `output` afterwards."""
+    """`store` while running, `output` the finished folder, `written` what of it is no shared file."""
     flops: dict[str, float]
     """selection, cache, train, evaluation."""
     seconds: dict[str, float]

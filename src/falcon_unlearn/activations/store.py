@@ -5,6 +5,7 @@ Legend: N samples, L tokens of one sample, T tokens of all samples, D hidden.
 
 from __future__ import annotations
 
+import mmap
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,9 @@ import torch
 from torch import Tensor
 
 from falcon_unlearn.errors import PrerequisiteError
+
+RELEASE_BYTES = 2**26
+"""Bytes read or written after which the pages of a store leave this process's memory; the file keeps them."""
 
 
 class ActivationStore:
@@ -34,10 +38,14 @@ class ActivationStore:
                 f"the cached states need {missing / 2**30:.2f} GiB, {free / 2**30:.2f} GiB are free",
                 hint="Free disk space, lower data.maximum_tokens or set `limit` on the corpora.",
             )
+        path.touch()
+        with path.open("r+b") as file:
+            file.truncate(max(dtype.itemsize, self.num_bytes))
+            self._map = mmap.mmap(file.fileno(), 0)
         # One flat shared mapping: torch reads bfloat16 from it, which NumPy's memmap cannot.
-        self._states: Tensor = torch.from_file(
-            str(path), shared=True, size=max(1, self.offsets[-1] * hidden_size), dtype=dtype
-        )[: self.offsets[-1] * hidden_size].view(-1, hidden_size)
+        count = self.offsets[-1] * hidden_size
+        self._states: Tensor = torch.frombuffer(self._map, dtype=dtype)[:count].view(-1, hidden_size)
+        self._touched = 0
 
     def __len__(self) -> int:
         """Return N."""
@@ -45,11 +53,12 @@ class ActivationStore:
 
     def write(self, index: int, states_LD: Tensor) -> None:
         """Store the states of sample `index`, L x D."""
-        self._states[self.offsets[index] : self.offsets[index + 1]] = states_LD.to(self._states.dtype)
+        rows_LD = self._rows(index)
+        rows_LD.copy_(states_LD)
 
     def read(self, index: int) -> Tensor:
         """Return the states of sample `index`, L x D, as a view of the file."""
-        return self._states[self.offsets[index] : self.offsets[index + 1]]
+        return self._rows(index)
 
     def batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Return right-padded states B x L x D and their mask B x L."""
@@ -58,6 +67,15 @@ class ActivationStore:
         for row, index in enumerate(indices):
             states_BLD[row, : lengths[row]] = self.read(index)
         return states_BLD, mask_from_lengths(lengths)
+
+    def _rows(self, index: int) -> Tensor:
+        rows_LD = self._states[self.offsets[index] : self.offsets[index + 1]]
+        self._touched += rows_LD.nbytes
+        if self._touched > RELEASE_BYTES and hasattr(mmap, "MADV_DONTNEED"):
+            # A shared mapping loses nothing: its pages stay in the file cache, which is not ours to count.
+            self._map.madvise(mmap.MADV_DONTNEED)
+            self._touched = rows_LD.nbytes
+        return rows_LD
 
 
 def mask_from_lengths(lengths: Sequence[int]) -> Tensor:

@@ -164,7 +164,7 @@ class UnlearnTrainer:
         stages = Stages(self.select(), session, self._before, self._after)
         with staged_folder(target) as staging:
             with timed_stage("write", "writing the model", self._sink, self._seconds):
-                write_model(staging, workspace, session)
+                write_model(staging, workspace, session, self.recipe.runtime, self._sink)
                 if self._has_own_tokenizer:
                     self.processing_class.save_pretrained(staging)
             with timed_stage("report", "writing the report", self._sink, self._seconds):

@@ -1,26 +1,34 @@
-"""Write the unlearned model: shards with changed tensors are rewritten, all else is copied as it is."""
+"""Write the unlearned model: shards with changed tensors are patched copies, all else is shared as it is."""
 
 from __future__ import annotations
 
-import json
-import shutil
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from falcon_unlearn.checkpoints.patches import patch_shard
+from falcon_unlearn.checkpoints.sharing import CopyMode, share_file
 from falcon_unlearn.errors import ModelError
+from falcon_unlearn.models.safety.inventory import INDEX_FILE, SINGLE_FILE
+from falcon_unlearn.models.shards import tensor_locations
 
-SINGLE_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
 _COPIED_SUFFIXES = (".json", ".jinja", ".model", ".txt", ".safetensors", ".py", ".md")
 _COPIED_PREFIXES = ("LICENSE", "NOTICE")
 
 
 def write_checkpoint(
-    destination: Path, changed: dict[str, Tensor], *, source: Path | None, model: Any, tokenizer: Any
-) -> None:
-    """Fill `destination` with a folder that `from_pretrained` loads.
+    destination: Path,
+    changed: Mapping[str, Tensor],
+    *,
+    source: Path | None,
+    model: Any,
+    tokenizer: Any,
+    copies: CopyMode = "auto",
+) -> dict[str, int]:
+    """Fill `destination` with a folder that `from_pretrained` loads; no shard is ever in memory.
 
     Args:
         destination: Existing empty folder.
@@ -28,6 +36,10 @@ def write_checkpoint(
         source: Folder of the original safetensors checkpoint, or None when there is none (GGUF, in memory).
         model: The model holding the changed tensors; saved whole when `source` is None.
         tokenizer: Saved beside it when `source` is None.
+        copies: How untouched weight files get there.
+
+    Returns:
+        Number of weight files by how they were made: rewritten, reflink, hardlink, copy.
 
     Raises:
         ModelError: A changed tensor is not in the checkpoint under its name and shape.
@@ -35,28 +47,39 @@ def write_checkpoint(
     if source is None:
         model.save_pretrained(destination)
         tokenizer.save_pretrained(destination)
-        return
+        return {}
     shards = shards_of(source, changed)
+    made: Counter[str] = Counter()
+    for path in checkpoint_files(source):
+        target = destination / path.name
+        if path.name in shards:
+            patch_shard(path, target, {name: changed[name] for name in shards[path.name]}, copies)
+            made["rewritten"] += 1
+        elif path.suffix == ".safetensors":
+            made[share_file(path, target, copies)] += 1
+        else:
+            # Small files are edited by hand now and then: they stay independent.
+            share_file(path, target, "reflink")
+    return dict(made)
+
+
+def checkpoint_files(source: Path) -> list[Path]:
+    """Return the files of a model folder that belong to a published copy of it, in order of their names."""
     weights = set(tensor_locations(source).values())
     if len(weights) > 1 or SINGLE_FILE not in weights:
         weights.add(INDEX_FILE)
-    for path in sorted(source.iterdir()):
-        if path.is_file() and _belongs(path.name, weights):
-            names = shards.get(path.name)
-            if names:
-                _rewrite_shard(path, destination / path.name, {name: changed[name] for name in names})
-            else:
-                shutil.copyfile(path, destination / path.name)
+    return [path for path in sorted(source.iterdir()) if path.is_file() and _belongs(path.name, weights)]
 
 
-def shards_of(folder: Path, names: dict[str, Tensor]) -> dict[str, list[str]]:
+def shards_of(folder: Path, names: Iterable[str]) -> dict[str, list[str]]:
     """Return which shard file holds which of the named tensors.
 
     Raises:
         ModelError: A tensor is in no shard.
     """
     where = tensor_locations(folder)
-    missing = sorted(set(names) - set(where))
+    wanted = list(names)
+    missing = sorted(set(wanted) - set(where))
     if missing:
         raise ModelError(
             f"the checkpoint has no tensor named {missing[0]!r}: "
@@ -64,48 +87,9 @@ def shards_of(folder: Path, names: dict[str, Tensor]) -> dict[str, list[str]]:
             hint="Save it once with transformers (save_pretrained) and give the new folder.",
         )
     shards: dict[str, list[str]] = {}
-    for name in names:
+    for name in wanted:
         shards.setdefault(where[name], []).append(name)
     return shards
-
-
-def tensor_locations(folder: Path) -> dict[str, str]:
-    """Return the shard file name of every tensor of a checkpoint, read from headers only."""
-    from safetensors import safe_open
-
-    index, single = folder / INDEX_FILE, folder / SINGLE_FILE
-    # transformers prefers the single file where both exist.
-    if index.is_file() and not single.is_file():
-        weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        unsafe = [name for name in weight_map.values() if Path(name).name != name]
-        if unsafe:
-            raise ModelError(f"the shard index names {unsafe[0]!r}, which lies outside the model folder")
-        return weight_map
-    locations: dict[str, str] = {}
-    for path in [single] if single.is_file() else sorted(folder.glob("*.safetensors")):
-        with safe_open(path, framework="pt") as shard:
-            locations |= dict.fromkeys(shard.keys(), path.name)
-    return locations
-
-
-def _rewrite_shard(source: Path, destination: Path, changed: dict[str, Tensor]) -> None:
-    from safetensors import safe_open
-    from safetensors.torch import save_file
-
-    tensors: dict[str, Tensor] = {}
-    with safe_open(source, framework="pt") as shard:
-        metadata = shard.metadata()
-        # A safetensors handle is not iterable itself.
-        for name in shard.keys():
-            tensors[name] = shard.get_tensor(name)
-    for name, tensor in changed.items():
-        if tensors[name].shape != tensor.shape:
-            raise ModelError(
-                f"tensor {name!r} has shape {list(tensors[name].shape)} on disk "
-                f"and {list(tensor.shape)} in the model"
-            )
-        tensors[name] = tensor.detach().to("cpu", tensors[name].dtype).contiguous()
-    save_file(tensors, destination, metadata=metadata)
 
 
 def _belongs(name: str, weights: set[str]) -> bool:

@@ -40,6 +40,9 @@ The layer is selected unless --set selection.layer=N fixes it.""",
     "evaluate": """Measure one model on the data of a recipe.
 
 Held-out texts and evaluation sets; --original adds the divergence to the model before the change.""",
+    "export": """Make a whole model from a delta folder and its base.
+
+Every weight file of both is verified by its hash; the base is not changed.""",
     "report": "Render the report of a finished run again, from its result files.",
     "audit": """Attack an unlearned model and say how much of the knowledge comes back.
 

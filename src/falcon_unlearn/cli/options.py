@@ -23,6 +23,14 @@ ModelArgument = Annotated[
 OutputFolder = Annotated[
     Path, Parameter(name=["--output", "--output-dir", "-o"], metavar="DIR", help="New folder for the result.")
 ]
+OutputFormat = Annotated[
+    Literal["model", "delta"] | None,
+    Parameter(
+        name="--output-format",
+        metavar="FORMAT",
+        help="`model` writes a whole model (default), `delta` only what changed; see `export`.",
+    ),
+]
 SeedArgument = Annotated[str | None, Parameter(metavar="N", help="Seed of everything random; 0 by default.")]
 ResumeArgument = Annotated[
     Literal["auto", "must", "never"],
@@ -67,13 +75,23 @@ class RecipeOptions:
             help="Utility budget: largest rise of the perplexity of held-out retain text; 0.05 is 5 %.",
         ),
     ] = None
+    memory_limit: Annotated[
+        str | None,
+        Parameter(
+            metavar="SIZE",
+            help="Largest memory of the process, such as 6GiB; a larger model is read block by block.",
+        ),
+    ] = None
 
-    def load(self, model: str | None, *, check: bool = True) -> tuple[Recipe, str]:
+    def load(
+        self, model: str | None, *, check: bool = True, output_format: str | None = None
+    ) -> tuple[Recipe, str]:
         """Merge the flags with recipe and environment.
 
         Args:
             model: the positional argument.
             check: refuse local files that do not exist.
+            output_format: `model` or `delta`; None leaves the setting.
 
         Returns:
             The recipe and the text as typed.
@@ -91,6 +109,8 @@ class RecipeOptions:
             "method": self.method,
             "seed": parse_seed(self.seed),
             "train.maximum_utility_loss": _parse_share(self.max_utility_loss),
+            "runtime.memory_limit": self.memory_limit,
+            "runtime.output_format": output_format,
         }
         recipe, typed = load_recipe(recipe_path, overrides, list(self.set))
         if check:

@@ -9,6 +9,7 @@ from falcon_unlearn.cli.options import (
     DisplayOptions,
     ModelArgument,
     OutputFolder,
+    OutputFormat,
     RecipeOptions,
     ResumeArgument,
 )
@@ -19,6 +20,7 @@ def run(
     *,
     output: OutputFolder,
     resume: ResumeArgument = "auto",
+    output_format: OutputFormat = None,
     options: RecipeOptions = DEFAULT_RECIPE,
     display: DisplayOptions = DEFAULT_DISPLAY,
 ) -> None:
@@ -28,7 +30,7 @@ def run(
     from falcon_unlearn.cli.tables import refuse_collapse, show_run
     from falcon_unlearn.runs import check_output
 
-    recipe, typed = options.load(model)
+    recipe, typed = options.load(model, output_format=output_format)
     if is_silent():
         follow(recipe)
         return

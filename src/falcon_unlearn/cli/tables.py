@@ -17,13 +17,14 @@ from falcon_unlearn.results import (
     DataResult,
     EnvironmentResult,
     EvaluationResult,
+    ExportResult,
     Metric,
     PlanResult,
     RunSummary,
     SelectionResult,
     comparison_rows,
 )
-from falcon_unlearn.runs.writing import format_bytes
+from falcon_unlearn.runs.writing import format_bytes, weight_file_words
 
 if TYPE_CHECKING:
     from falcon_unlearn.config.recipe import Recipe
@@ -182,6 +183,7 @@ def show_plan(plan: PlanResult, console: Console, *, recipe: Recipe | None = Non
             table, row.role, row.pattern, f"{row.blocks}/{plan.blocks}", " x ".join(map(str, row.shape))
         )
     console.print(table)
+    line(console, f"Memory: {plan.placement}.")
     table = new_table("Cost", "part", "memory>", "disk>", "FLOP>", "time>")
     parts = dict.fromkeys([*plan.memory_bytes, *plan.disk_bytes, *plan.flops, *plan.seconds])
     for part in sorted(parts, key=lambda name: name == "total"):
@@ -268,6 +270,13 @@ def refuse_collapse(summary: RunSummary) -> None:
             hint="The output is written, for inspection. Lower train.learning_rate or train.steps, raise "
             "objective.retain_multiplier, or set --max-utility-loss.",
         )
+
+
+def show_export(result: ExportResult, console: Console) -> None:
+    """Say where the model is, and how its weight files were made."""
+    line(console, f"{len(result.tensors)} tensors of {result.base_model} replaced, all hashes verified")
+    line(console, f"Weight files: {weight_file_words(result.weight_files)}")
+    line(console, f"Model:  {result.output}")
 
 
 def show_environment(environment: EnvironmentResult, console: Console) -> None:

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from falcon_unlearn.config.base import Settings
+from falcon_unlearn.config.memory import MEMORY_PATTERN, parse_memory
 
 
 class RuntimeSettings(Settings):
@@ -25,3 +26,18 @@ class RuntimeSettings(Settings):
     """Seconds after which a silent process of a distributed job counts as lost."""
     shard: Literal["auto", "never", "window"] = "auto"
     """Distributed: split the blocks of the window over the ranks, never, or where one card would be full."""
+    memory_limit: str | None = Field(default=None, pattern=MEMORY_PATTERN)
+    """Largest memory of the process, such as 6GiB; None: what is free. A model that does not fit is read
+    block by block."""
+    streaming: Literal["auto", "always", "never"] = "auto"
+    """Read the model block by block: where it does not fit into the memory, always, or never."""
+    output_format: Literal["model", "delta"] = "model"
+    """Write the whole model, or only the changed tensors; `export` makes a model of the latter."""
+    copies: Literal["auto", "reflink", "hardlink", "copy"] = "auto"
+    """Untouched weight files: shared with the source by reflink, else hard link, else copied; or one of
+    these. A hard-linked file changes when the source is edited in place."""
+
+    @property
+    def memory_limit_bytes(self) -> int | None:
+        """Return the limit in bytes, None when there is none."""
+        return None if self.memory_limit is None else parse_memory(self.memory_limit)

@@ -52,6 +52,7 @@ def resolve_conflict(
     aligned_weights: tuple[float, float] = (1.0, 1.0),
     reduce: Reduce | None = None,
     accumulation_dtype: torch.dtype = torch.float64,
+    overwrite: bool = False,
 ) -> ResolvedGradients:
     """Combine two gradients of any pair of losses, group by group.
 
@@ -65,6 +66,7 @@ def resolve_conflict(
         aligned_weights: alpha and beta elsewhere; `falcon` only.
         reduce: sums the table of inner products over shards.
         accumulation_dtype: dtype of the inner products.
+        overwrite: write the result over the forget gradients, where they are wide enough.
 
     Raises:
         NumericalError: a gradient holds NaN or infinity.
@@ -78,7 +80,7 @@ def resolve_conflict(
     gramians = {key: sum_gramians(per_tensor[name] for name in names) for key, names in groups.items()}
     weights = {key: weigh(gramian) for key, gramian in gramians.items()}
     gradients = {
-        name: _combine(forget_gradients[name], retain_gradients[name], weights[key])
+        name: _combine(forget_gradients[name], retain_gradients[name], weights[key], overwrite=overwrite)
         for key, names in groups.items()
         for name in names
     }
@@ -91,13 +93,16 @@ def resolve_conflict(
     )
 
 
-def _combine(forget: Tensor, retain: Tensor, weights: CombinationWeights) -> Tensor:
+def _combine(forget: Tensor, retain: Tensor, weights: CombinationWeights, *, overwrite: bool) -> Tensor:
     forget, retain = forget.detach(), retain.detach()
     # Half precision would round the projection away; it is used for the result only.
     wide = torch.promote_types(forget.dtype, torch.float32)
     if max(map(abs, weights)) > _LARGEST_FLOAT32_WEIGHT:
         # A retain gradient of denormal size has a weight beyond the range of float32.
         wide = torch.float64
-    combined = forget.to(wide) * weights.forget_weight
+    combined = forget.to(wide)
+    if combined is forget and not overwrite:
+        combined = forget.clone()
+    combined.mul_(weights.forget_weight)
     combined.add_(retain.to(device=combined.device, dtype=wide), alpha=weights.retain_weight)
     return combined.to(forget.dtype)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,11 +10,7 @@ from torch import Tensor
 
 from falcon_unlearn.errors import NumericalError
 from falcon_unlearn.evaluation.perplexity import MAXIMUM_WINDOW, windows
-from falcon_unlearn.evaluation.subject import Subject
-from falcon_unlearn.models.scoring import full_log_probabilities, text_batches
-
-OriginalWeights = Callable[[], AbstractContextManager[None]]
-"""Makes a context in which the model object holds its original tensors."""
+from falcon_unlearn.evaluation.subject import OriginalWeights, Subject
 
 
 @dataclass(frozen=True)
@@ -59,14 +54,10 @@ def text_divergences(
                 left -= len(pieces[-1]) - 1
     totals = [0.0] * (owners[-1] + 1)
     counts = [0] * (owners[-1] + 1)
-    for batch in text_batches(subject.model, pieces, batch_tokens=subject.batch_tokens):
-        chosen = [pieces[index] for index in batch]
-        changed_NV = full_log_probabilities(subject.model, chosen, pad_id=subject.pad_id)
-        with original():
-            original_NV = full_log_probabilities(subject.model, chosen, pad_id=subject.pad_id)
+    for batch, original_NV, changed_NV in subject.compared(pieces, original):
         values_N = token_divergences(original_NV, changed_NV)
         for index, values in zip(
-            batch, torch.split(values_N, [len(piece) - 1 for piece in chosen]), strict=True
+            batch, torch.split(values_N, [len(pieces[index]) - 1 for index in batch]), strict=True
         ):
             totals[owners[index]] += float(values.double().sum())
             counts[owners[index]] += len(values)

@@ -9,11 +9,11 @@ from typing import Literal
 from falcon_unlearn.config.evaluation import EvaluationSettings, SetRole
 from falcon_unlearn.evaluation.answers import AnswerScores, answer_scores, has_answer
 from falcon_unlearn.evaluation.choice import chance_level, letter_scores, text_accuracies
-from falcon_unlearn.evaluation.divergence import OriginalWeights, text_divergences
+from falcon_unlearn.evaluation.divergence import text_divergences
 from falcon_unlearn.evaluation.generation import greedy_completions, is_correct
 from falcon_unlearn.evaluation.perplexity import text_scores
 from falcon_unlearn.evaluation.sets import AnyItem, ChoiceItem, EvaluationSet, GenerationItem
-from falcon_unlearn.evaluation.subject import Subject
+from falcon_unlearn.evaluation.subject import OriginalWeights, Subject
 from falcon_unlearn.evaluation.summary import ItemValue, Summariser, Unit, exponential, item_records
 from falcon_unlearn.examples import EncodedExample
 from falcon_unlearn.results import EvaluationItem, GenerationSample, Metric, SetResult

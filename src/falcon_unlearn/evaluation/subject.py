@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from falcon_unlearn.errors import DataError
-from falcon_unlearn.models.scoring import CompletionScore, completion_log_probabilities
+from falcon_unlearn.models.scoring import (
+    CompletionScore,
+    completion_log_probabilities,
+    full_log_probabilities,
+    text_batches,
+)
 from falcon_unlearn.models.text import pad_id_of
+
+OriginalWeights = Callable[[], AbstractContextManager[None]]
+"""Makes a context in which the model object holds its original tensors."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +31,14 @@ class Subject:
     tokenizer: Any
     batch_tokens: int = 4096
     """Tokens per forward pass, padding included."""
+
+    generates = True
+    """False where an answer of many tokens would need as many passes over the disk."""
+
+    @property
+    def compute_dtype(self) -> str | None:
+        """Dtype of the arithmetic where the subject decides it, else None."""
+        return None
 
     @property
     def pad_id(self) -> int:
@@ -79,6 +98,20 @@ class Subject:
         return completion_log_probabilities(
             self.model, pairs, pad_id=self.pad_id, batch_tokens=self.batch_tokens
         )
+
+    def compared(
+        self, texts: Sequence[Sequence[int]], original: OriginalWeights
+    ) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+        """Yield batches of text indices with the log-probabilities under original and present weights.
+
+        Both are N x V, for every token of the texts but their first, one text after the other.
+        """
+        for batch in text_batches(self.model, texts, batch_tokens=self.batch_tokens):
+            chosen = [texts[index] for index in batch]
+            changed_NV = full_log_probabilities(self.model, chosen, pad_id=self.pad_id)
+            with original():
+                original_NV = full_log_probabilities(self.model, chosen, pad_id=self.pad_id)
+            yield batch, original_NV, changed_NV
 
 
 def _common_prefix(first: Sequence[int], second: Sequence[int]) -> int:

@@ -12,7 +12,6 @@ import torch
 
 from falcon_unlearn.config.evaluation import EvaluationSettings
 from falcon_unlearn.evaluation.answers import has_answer
-from falcon_unlearn.evaluation.divergence import OriginalWeights
 from falcon_unlearn.evaluation.measures import (
     Context,
     HeldOutCorpus,
@@ -26,7 +25,8 @@ from falcon_unlearn.evaluation.measures import (
     measure_perplexity,
 )
 from falcon_unlearn.evaluation.sets import EvaluationSet, TextItem, load_sets
-from falcon_unlearn.evaluation.subject import Subject
+from falcon_unlearn.evaluation.streamed import NO_GENERATION
+from falcon_unlearn.evaluation.subject import OriginalWeights, Subject
 from falcon_unlearn.events import EventSink, Progress, ignore_events
 from falcon_unlearn.models.arithmetic import fast_arithmetic
 from falcon_unlearn.models.head import contiguous_head_input
@@ -56,6 +56,7 @@ def evaluate(
     sets: Sequence[EvaluationSet] | None = None,
     sink: EventSink = ignore_events,
     keep: KeepSet | None = None,
+    subject: Subject | None = None,
 ) -> EvaluationResult:
     """Measure `model` on all sets and on the held-out share of the corpora.
 
@@ -74,13 +75,14 @@ def evaluate(
         sets: sets loaded before by `load_sets`; None loads them now.
         sink: receives one `Progress` event per measurement.
         keep: gives back a set measured by an earlier process, or measures and keeps it; None measures all.
+        subject: runs the model; None: all of it in memory.
 
     Raises:
         DataError: an evaluation file is unusable or a text is too long.
         NumericalError: the model's outputs are not finite.
     """
     started = time.perf_counter()
-    subject = Subject(model, tokenizer, settings.batch_tokens)
+    subject = subject or Subject(model, tokenizer, settings.batch_tokens)
     context = Context(subject, settings, label, seed, original)
     loaded = load_sets(settings, seed=seed) if sets is None else sets
     jobs: list[_Job] = []
@@ -104,7 +106,7 @@ def evaluate(
         sets=results,
         skipped=skipped,
         seconds=time.perf_counter() - started,
-        compute_dtype=str(dtype).removeprefix("torch."),
+        compute_dtype=subject.compute_dtype or str(dtype).removeprefix("torch."),
     )
 
 
@@ -115,6 +117,8 @@ def _plan_set(context: Context, entry: EvaluationSet, jobs: list[_Job], skipped:
         # A set that says so itself is not asked by letter on purpose, which needs no remark.
         if not context.settings.letter and entry.settings.letter is None:
             skipped.append(f"{name}, accuracy_letter: evaluation.letter is false")
+    elif kind == "generation" and not context.subject.generates:
+        skipped.append(f"{name}: {NO_GENERATION}")
     elif kind == "generation":
         jobs.append(_Job(f"{name}: free answers", lambda: measure_generation(context, entry)))
     else:
@@ -138,7 +142,9 @@ def _plan_corpus(context: Context, corpus: HeldOutCorpus, jobs: list[_Job], skip
     texts = Texts(f"{corpus.name} (held out)", corpus.role, ids, [""] * len(ids), tokens)
     _plan_texts(context, texts, "perplexity", jobs, skipped)
     _plan_texts(context, texts, "divergence", jobs, skipped)
-    if any(has_answer(text) for text in corpus.texts):
+    if not context.subject.generates:
+        skipped.append(f"{texts.name}, answer_probability and rouge_l: {NO_GENERATION}")
+    elif any(has_answer(text) for text in corpus.texts):
         jobs.append(_Job(f"{texts.name}: answers", lambda: measure_answers(context, corpus, texts.name)))
     else:
         skipped.append(f"{texts.name}, answer_probability and rouge_l: the texts have no answers")

@@ -27,6 +27,7 @@ from falcon_unlearn.models.safety.sizes import (
     refuse_leftovers,
     refuse_missing,
 )
+from falcon_unlearn.models.shards import CheckpointTensors
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _UNREADABLE = (
@@ -63,6 +64,8 @@ class LoadedModel:
     dtype: torch.dtype
     marks: FileMarks = field(default_factory=dict)
     """Size and time of change of the weight files that were read; see `refuse_changed`."""
+    tensors: CheckpointTensors | None = None
+    """Source of the weights of a model that is read block by block; None where all are in memory."""
 
 
 def pick_device(name: str) -> torch.device:
@@ -179,9 +182,12 @@ def load_model(settings: ModelSettings, device: torch.device) -> LoadedModel:
     return replace(wrap_model(model, tokenizer, settings.name, folder), marks=marks)
 
 
-def wrap_model(model: Any, tokenizer: Any, name: str, folder: Path | None) -> LoadedModel:
-    """Describe a model that is in memory already."""
-    return LoadedModel(model, tokenizer, find_structure(model), name, folder, next(model.parameters()).dtype)
+def wrap_model(
+    model: Any, tokenizer: Any, name: str, folder: Path | None, *, tensors: CheckpointTensors | None = None
+) -> LoadedModel:
+    """Describe a model that is in memory already, or whose weights come from `tensors`."""
+    dtype = next(model.parameters()).dtype
+    return LoadedModel(model, tokenizer, find_structure(model), name, folder, dtype, tensors=tensors)
 
 
 def load_tokenizer(settings: ModelSettings) -> Any:
@@ -213,21 +219,29 @@ def _tokenizer(folder: Path, **options: Any) -> Any:
         ) from error
 
 
-def build_without_weights(settings: ModelSettings) -> Any:
+def build_without_weights(settings: ModelSettings, *, real_buffers: bool = False) -> Any:
     """Build the model's modules on the meta device from its config; downloads the config of a hub id only.
+
+    Args:
+        settings: Names the model.
+        real_buffers: Compute buffers on the processor; no checkpoint holds rotary frequencies, for instance.
 
     Raises:
         UsageError, ModelError, PrerequisiteError: As `load_model`.
     """
+    from accelerate import init_empty_weights
     from transformers import AutoModelForCausalLM
 
     config = _load_config(settings)
     dtype = DTYPES.get(settings.dtype, getattr(config, "dtype", None) or torch.bfloat16)
     try:
-        with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(
+        with init_empty_weights(include_buffers=False) if real_buffers else torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(
                 config, dtype=dtype, trust_remote_code=settings.trust_remote_code
             )
+        # Parameters that move to the meta device one by one lose their ties.
+        model.tie_weights()
+        return model
     except _UNREADABLE as error:
         raise ModelError(
             f"model: {public_name(settings.name)!r} is no causal language model: {_first_line(error)}",

@@ -8,7 +8,7 @@ masks, rotary embeddings and sliding windows come from the library and no family
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -45,6 +45,39 @@ class BlockEngine:
     def blocks(self) -> list[nn.Module]:
         """Return all blocks."""
         return list(self._blocks)
+
+    is_streamed = False
+    """True where blocks are in memory only inside `resident`."""
+
+    @property
+    def reading(self) -> tuple[int, float]:
+        """Return the bytes of weights read from disk so far, and the seconds that took."""
+        return 0, 0.0
+
+    @contextmanager
+    def resident(self, first: int, last: int, dtype: torch.dtype | None = None) -> Iterator[None]:
+        """Hold blocks [first .. last] in memory; here they always are, in the dtype of the model."""
+        del first, last, dtype
+        yield
+
+    @contextmanager
+    def computing(
+        self, first: int, last: int, dtype: torch.dtype, trained: Collection[str] = ()
+    ) -> Iterator[None]:
+        """Run blocks [first .. last] in `dtype` while the context is open; `trained` names what changes."""
+        del trained
+        with blocks_in_dtype(self, first, last, dtype):
+            yield
+
+    @contextmanager
+    def replaced(self, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+        """Use `tensors` in place of the model's own while the context is open; see `tensors_replaced`."""
+        with tensors_replaced(self.model, dict(tensors)):
+            yield
+
+    def keep(self, changed: Mapping[str, Tensor]) -> None:
+        """Take note of new tensors; here the model's parameters hold them already."""
+        del changed
 
     def block(self, layer: int) -> nn.Module:
         """Return block `layer`."""

@@ -210,8 +210,28 @@ def _plan_groups(model: Any, groups: list[_PromptGroup], batch_tokens: int) -> I
         yield batch
 
 
+def completion_batches(
+    model: Any, pairs: Sequence[tuple[Tokens, Tokens]], *, batch_tokens: int
+) -> Iterator[list[int]]:
+    """Yield batches of pair indices whose logits fit the budget; longest first.
+
+    Raises:
+        DataError: an empty prompt or completion, or more tokens than the model reads.
+    """
+    check_lengths(model, pairs)
+    yield from _plan_alone(model, pairs, range(len(pairs)), batch_tokens)
+
+
 def _score_alone(model: Any, pairs: list[tuple[Tokens, Tokens]], pad_id: int) -> list[CompletionScore]:
-    logits_NV = _logits_after_prompt(model, pairs, pad_id)
+    return scores_from_logits(_logits_after_prompt(model, pairs, pad_id), pairs)
+
+
+def scores_from_logits(logits_NV: Tensor, pairs: Sequence[tuple[Tokens, Tokens]]) -> list[CompletionScore]:
+    """Score completions from the logits that predict their tokens, pair after pair.
+
+    Raises:
+        NumericalError: a log-probability is not finite.
+    """
     targets = [token for _, completion in pairs for token in completion]
     values, matches = _target_scores(logits_NV, targets)
     scores, start = [], 0

@@ -26,6 +26,7 @@ from falcon_unlearn.runs import (
     code_identity,
     open_work,
     public_name,
+    remembered_sha256,
     sha256_file,
     write_failure,
 )
@@ -67,7 +68,7 @@ def weight_hashes(loaded: LoadedModel) -> dict[str, str]:
         files = sorted(loaded.folder.glob("*.safetensors"))
     else:
         files = [path] if path.is_file() else []
-    hashes = {file.name: sha256_file(file) for file in files}
+    hashes = {file.name: remembered_sha256(file) for file in files}
     # Afterwards, so that a change during the hashing is seen too.
     refuse_changed(loaded.folder or path.parent, loaded.marks)
     return hashes

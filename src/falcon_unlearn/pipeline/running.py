@@ -14,15 +14,16 @@ import yaml
 from torch import Tensor
 
 from falcon_unlearn._version import __version__
+from falcon_unlearn.checkpoints.delta import write_delta
 from falcon_unlearn.checkpoints.writer import write_checkpoint
 from falcon_unlearn.config.recipe import Recipe
+from falcon_unlearn.config.runtime import RuntimeSettings
 from falcon_unlearn.distributed.job import current_team
 from falcon_unlearn.errors import UsageError
 from falcon_unlearn.evaluation.collapse import find_collapse
 from falcon_unlearn.evaluation.sets import EvaluationSet, load_sets
 from falcon_unlearn.events import EventSink, Notice, ignore_events
 from falcon_unlearn.models.access import LoadedModel
-from falcon_unlearn.models.engine import tensors_replaced
 from falcon_unlearn.pipeline.evaluating import evaluate_in
 from falcon_unlearn.pipeline.resuming import kept_on_failure, weight_hashes, work_identity
 from falcon_unlearn.pipeline.selecting import no_selection, select_in
@@ -39,6 +40,7 @@ from falcon_unlearn.runs import (
     open_work,
     public_name,
     staged_folder,
+    weight_file_words,
     work_path,
     write_json_atomic,
     write_manifest,
@@ -155,7 +157,7 @@ def _finish(
     for line in collapse:
         sink(Notice(message=f"the model has collapsed: {line}", level="warning"))
     with timed_stage("write", "writing the model", sink, seconds):
-        write_model(staging, workspace, session)
+        write_model(staging, workspace, session, recipe.runtime, sink)
     stages = Stages(selection, session, before, after)
     with timed_stage("report", "writing the report", sink, seconds):
         write_evidence(staging, workspace, recipe, stages, typed=typed, command=command, seconds=seconds)
@@ -240,12 +242,37 @@ def _select_for_method(
     return select_in(workspace, recipe, sink, seconds, scratch, work)
 
 
-def write_model(staging: Path, workspace: Workspace, session: Session) -> None:
-    """Write the changed model and its tokenizer so that `from_pretrained` loads the folder."""
+def write_model(
+    staging: Path,
+    workspace: Workspace,
+    session: Session,
+    runtime: RuntimeSettings,
+    sink: EventSink = ignore_events,
+) -> None:
+    """Write the changed model and its tokenizer so that `from_pretrained` loads the folder, or a delta.
+
+    Raises:
+        UsageError: A delta was asked for, and there is no checkpoint folder that it could refer to.
+    """
     loaded = workspace.loaded
-    write_checkpoint(
-        staging, session.changed, source=loaded.folder, model=loaded.model, tokenizer=loaded.tokenizer
+    if runtime.output_format == "delta":
+        if loaded.folder is None:
+            raise UsageError(
+                "runtime.output_format=delta needs a base in safetensors files", hint="Write the whole model."
+            )
+        hashes = weight_hashes(loaded)
+        write_delta(staging, session.changed, source=loaded.folder, base_model=loaded.name, hashes=hashes)
+        return
+    made = write_checkpoint(
+        staging,
+        session.changed,
+        source=loaded.folder,
+        model=loaded.model,
+        tokenizer=loaded.tokenizer,
+        copies=runtime.copies,
     )
+    if made:
+        sink(Notice(message=f"weight files: {weight_file_words(made)}"))
 
 
 def write_evidence(
@@ -273,7 +300,7 @@ def write_evidence(
 def original_weights(workspace: Workspace, session: Session) -> Callable[[], AbstractContextManager[None]]:
     """Return a context manager factory that puts the original tensors back for a while."""
     original: dict[str, Tensor] = session.original
-    return lambda: tensors_replaced(workspace.loaded.model, original)
+    return lambda: workspace.engine.replaced(original)
 
 
 def _write_records(

@@ -6,16 +6,20 @@ import random
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from torch import Tensor
 
 from falcon_unlearn.activations.collect import pool_all_layers
 from falcon_unlearn.activations.kept import kept_tensors
+from falcon_unlearn.activations.sweep import pool_by_block
 from falcon_unlearn.config.recipe import Recipe
 from falcon_unlearn.data.corpora import Corpus
 from falcon_unlearn.distributed.job import current_team
 from falcon_unlearn.events import EventSink, Progress, ignore_events
 from falcon_unlearn.models.engine import BlockEngine
+from falcon_unlearn.models.precision import resolve_compute_dtype
+from falcon_unlearn.pipeline.candidates import candidate_range
 from falcon_unlearn.pipeline.resuming import standalone_work, work_identity
 from falcon_unlearn.pipeline.workspace import Workspace, open_workspace, seeded, timed_stage
 from falcon_unlearn.results import LayerValue, SelectionResult
@@ -25,6 +29,9 @@ from falcon_unlearn.selection.rank import LayerChoice, LayerRanking, choose_laye
 from falcon_unlearn.selection.score import LayerScores
 from falcon_unlearn.selection.settings import InformationSettings
 from falcon_unlearn.training.conflict_probe import probe_gradient_conflict
+
+LayerStates = dict[int, Tensor]
+"""Pooled states, N x D, by block."""
 
 
 def select_layer(
@@ -101,7 +108,7 @@ def _score_and_choose(
             # All ranks take part in training, so none may leave out what only the leader remembers.
             kept = work if team.size == 1 else None
             return team.share(_select_by_gradients(workspace, recipe, sink, scratch, kept))
-        return team.from_leader(lambda: _select_by_information(workspace, recipe, sink, work))
+        return team.from_leader(lambda: _select_by_information(workspace, recipe, sink, scratch, work))
 
 
 def fixed_selection(layer: int) -> SelectionResult:
@@ -130,43 +137,16 @@ def no_selection(last_block: int) -> SelectionResult:
     )
 
 
-def candidate_range(recipe: Recipe, num_blocks: int) -> tuple[int, int]:
-    """Return first and last block that may be chosen: inside the depth range, with room for the window."""
-    low, high = recipe.selection.candidates
-    lowest = max(recipe.train.layers - 1, round(low * num_blocks))
-    highest = min(num_blocks - 1, round(high * num_blocks))
-    return min(lowest, num_blocks - 1), max(min(lowest, num_blocks - 1), highest)
-
-
 def _select_by_information(
-    workspace: Workspace, recipe: Recipe, sink: EventSink, work: WorkFolder | None
+    workspace: Workspace, recipe: Recipe, sink: EventSink, scratch: Path | None, work: WorkFolder | None
 ) -> SelectionResult:
     started = time.perf_counter()
     chosen = {f"forget {c.name}": draw_samples(c, recipe, c.name) for c in workspace.data.forget}
     retain_rows = draw_mixture(workspace.data.retain, recipe)
-    total = sum(map(len, chosen.values())) + len(retain_rows)
-    done = 0
-
-    def pool(key: str, samples: Sequence[tuple[int, ...]]) -> dict[int, Tensor]:
-        nonlocal done
-
-        def compute() -> dict[str, Tensor]:
-            pooled = pool_all_layers(
-                workspace.engine,
-                samples,
-                pooling=recipe.selection.pooling,
-                sink_factor=recipe.objective.offset.sink_factor,
-                batch_tokens=recipe.runtime.cache_batch_tokens,
-                progress=lambda count, _: sink(Progress(stage="select", done=done + count, total=total)),
-            )
-            return {"pooled": pooled}
-
-        pooled = kept_tensors(work, f"pooled-{key}", compute)["pooled"]
-        done += len(samples)
-        return dict(enumerate(pooled))
-
-    forget = {name: pool(f"forget-{n}", chosen[name]) for n, name in enumerate(chosen)}
-    retain = pool("retain", retain_rows)
+    if workspace.engine.is_streamed:
+        forget, retain = _pool_by_block(workspace, recipe, chosen, retain_rows, sink, scratch, work)
+    else:
+        forget, retain = _pool_by_corpus(workspace, recipe, chosen, retain_rows, sink, work)
     seconds_forward = time.perf_counter() - started
     started = time.perf_counter()
     settings = recipe.selection
@@ -187,6 +167,77 @@ def _select_by_information(
     return _record(scores, workspace.engine, recipe, seconds_forward, started)
 
 
+def _pool_by_corpus(
+    workspace: Workspace,
+    recipe: Recipe,
+    chosen: dict[str, list[tuple[int, ...]]],
+    retain_rows: list[tuple[int, ...]],
+    sink: EventSink,
+    work: WorkFolder | None,
+) -> tuple[dict[str, LayerStates], LayerStates]:
+    total = sum(map(len, chosen.values())) + len(retain_rows)
+    done = 0
+
+    def pool(key: str, samples: Sequence[tuple[int, ...]]) -> LayerStates:
+        nonlocal done
+
+        def compute() -> dict[str, Tensor]:
+            pooled = pool_all_layers(
+                workspace.engine,
+                samples,
+                pooling=recipe.selection.pooling,
+                sink_factor=recipe.objective.offset.sink_factor,
+                batch_tokens=recipe.runtime.cache_batch_tokens,
+                progress=lambda count, _: sink(Progress(stage="select", done=done + count, total=total)),
+            )
+            return {"pooled": pooled}
+
+        pooled = kept_tensors(work, f"pooled-{key}", compute)["pooled"]
+        done += len(samples)
+        return dict(enumerate(pooled))
+
+    forget = {name: pool(f"forget-{n}", chosen[name]) for n, name in enumerate(chosen)}
+    return forget, pool("retain", retain_rows)
+
+
+def _pool_by_block(
+    workspace: Workspace,
+    recipe: Recipe,
+    chosen: dict[str, list[tuple[int, ...]]],
+    retain_rows: list[tuple[int, ...]],
+    sink: EventSink,
+    scratch: Path | None,
+    work: WorkFolder | None,
+) -> tuple[dict[str, LayerStates], LayerStates]:
+    """Pool all layers with one block in memory: every block is read once and sees all samples."""
+    engine = workspace.engine
+    corpora = {f"forget-{number}": rows for number, rows in enumerate(chosen.values())}
+    compute_dtype = resolve_compute_dtype(recipe.train.compute_dtype, engine.device)
+    store_dtype = compute_dtype
+    if recipe.train.store_dtype != "auto":
+        store_dtype = resolve_compute_dtype(recipe.train.store_dtype, engine.device)
+
+    def compute() -> dict[str, Tensor]:
+        with TemporaryDirectory(dir=scratch) as folder:
+            return pool_by_block(
+                engine,
+                {**corpora, "retain": retain_rows},
+                Path(folder),
+                compute_dtype=compute_dtype,
+                store_dtype=store_dtype,
+                pooling=recipe.selection.pooling,
+                sink_factor=recipe.objective.offset.sink_factor,
+                batch_tokens=recipe.runtime.cache_batch_tokens,
+                progress=lambda done, total: sink(
+                    Progress(stage="select", done=done, total=total, message="blocks")
+                ),
+            )
+
+    pooled = kept_tensors(work, "pooled-by-block", compute)
+    forget = {name: dict(enumerate(pooled[key])) for name, key in zip(chosen, corpora, strict=True)}
+    return forget, dict(enumerate(pooled["retain"]))
+
+
 def _select_by_gradients(
     workspace: Workspace,
     recipe: Recipe,
@@ -194,8 +245,6 @@ def _select_by_gradients(
     scratch: Path | None,
     work: WorkFolder | None,
 ) -> SelectionResult:
-    from tempfile import TemporaryDirectory
-
     started = time.perf_counter()
     candidates = candidate_range(recipe, workspace.engine.structure.num_blocks)
     with TemporaryDirectory(dir=scratch) as folder:

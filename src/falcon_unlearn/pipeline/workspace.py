@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,12 +20,31 @@ from falcon_unlearn.data.sources import LoadedCorpus, load_examples
 from falcon_unlearn.distributed.job import current_team
 from falcon_unlearn.errors import UsageError
 from falcon_unlearn.events import EventSink, Notice, StageFinished, StageStarted, ignore_events
-from falcon_unlearn.models.access import LoadedModel, load_model, load_tokenizer, pick_device
+from falcon_unlearn.models.access import (
+    LoadedModel,
+    build_without_weights,
+    load_model,
+    load_tokenizer,
+    pick_device,
+    resolve_folder,
+)
+from falcon_unlearn.models.architectures import find_structure
 from falcon_unlearn.models.engine import BlockEngine
+from falcon_unlearn.models.precision import resolve_compute_dtype
 from falcon_unlearn.models.sampling import sample_texts
+from falcon_unlearn.models.streaming import build_engine, load_streamed
 from falcon_unlearn.models.text import TextEncoder
+from falcon_unlearn.pipeline.costs import Shapes
+from falcon_unlearn.pipeline.counting import assume_tokens, count_tokens, samples_itself
+from falcon_unlearn.pipeline.placement import (
+    Placement,
+    needs_no_placement,
+    place,
+    weight_bytes,
+    window_and_tensors,
+)
 from falcon_unlearn.results import DataResult
-from falcon_unlearn.runs import public_name
+from falcon_unlearn.runs import format_bytes, public_name
 from falcon_unlearn.stopping import current_stop
 
 _REMOTE_CODE = "model.trust_remote_code is on: Python code that comes with {} runs with all your rights"
@@ -80,9 +99,40 @@ def open_workspace(recipe: Recipe, sink: EventSink, seconds: dict[str, float]) -
     """
     if recipe.model.trust_remote_code:
         sink(Notice(message=_REMOTE_CODE.format(public_name(recipe.model.name)), level="warning"))
+    device = pick_device(recipe.runtime.device)
     with timed_stage("prepare", f"loading {recipe.model.name}", sink, seconds):
-        loaded = load_model(recipe.model, pick_device(recipe.runtime.device))
-    return fill_workspace(loaded, recipe, sink, seconds)
+        placement = choose_placement(recipe, device)
+        if placement is not None:
+            need = format_bytes(placement.memory["total"])
+            sink(Notice(message=f"{placement.reason}; {need} of memory are expected"))
+        streamed = placement is not None and placement.streamed
+        loaded = (load_streamed if streamed else load_model)(recipe.model, device)
+    workspace = fill_workspace(loaded, recipe, sink, seconds)
+    recompute = placement is not None and placement.recompute
+    engine = build_engine(loaded, device, recompute=recompute)
+    return replace(workspace, engine=engine)
+
+
+def choose_placement(recipe: Recipe, device: torch.device) -> Placement | None:
+    """Decide whether the model is loaded or read block by block; None: it is small, so it is loaded.
+
+    Raises:
+        PrerequisiteError: The memory limit, or the free memory, does not suffice either way.
+        FalconError: Config, tokenizer or data cannot be used.
+    """
+    folder = resolve_folder(recipe.model)
+    if needs_no_placement(recipe, weight_bytes(folder, recipe.model), device):
+        return None
+    model = build_without_weights(recipe.model)
+    structure = find_structure(model)
+    check_layer(recipe, structure.num_blocks)
+    if samples_itself(recipe):
+        tokens = assume_tokens(recipe)
+    else:
+        tokens = count_tokens(recipe, prepare_data(recipe, load_tokenizer(recipe.model), None))
+    shapes = Shapes(model, structure, *window_and_tensors(recipe, model, structure))
+    compute_dtype = resolve_compute_dtype(recipe.train.compute_dtype, device)
+    return place(recipe, shapes, tokens, compute_dtype, device=device, is_folder=folder is not None)
 
 
 def fill_workspace(
@@ -110,7 +160,7 @@ def fill_workspace(
         data = current_team().from_leader(lambda: prepare_data(recipe, loaded.tokenizer, loaded.model, load))
     for warning in data.result.warnings:
         sink(Notice(message=warning, level="warning"))
-    return Workspace(loaded, BlockEngine(loaded.model, loaded.structure), data)
+    return Workspace(loaded, build_engine(loaded), data)
 
 
 def check_layer(recipe: Recipe, num_blocks: int) -> None:

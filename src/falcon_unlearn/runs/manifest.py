@@ -14,7 +14,7 @@ from falcon_unlearn._version import __version__
 from falcon_unlearn.config.paths import public_name, public_text
 from falcon_unlearn.errors import DataError, NumericalError
 from falcon_unlearn.results import FileHash, Manifest
-from falcon_unlearn.runs.writing import sha256_file, write_json_atomic
+from falcon_unlearn.runs.writing import remembered_sha256, sha256_file, write_json_atomic
 
 RECORDS = "falcon"
 """Folder of our records inside an output folder."""
@@ -50,8 +50,13 @@ def write_manifest(
     seconds: Mapping[str, float],
 ) -> Manifest:
     """Hash every file of `folder` and write `falcon/manifest.json`, last."""
+    # Weights only: a small file may be written twice within the resolution of the clock.
     files = [
-        FileHash(name=name, bytes=(folder / name).stat().st_size, sha256=sha256_file(folder / name))
+        FileHash(
+            name=name,
+            bytes=(folder / name).stat().st_size,
+            sha256=(remembered_sha256 if name.endswith(".safetensors") else sha256_file)(folder / name),
+        )
         for name in _file_names(folder)
     ]
     manifest = Manifest(

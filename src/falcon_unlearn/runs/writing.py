@@ -90,11 +90,30 @@ def sha256_file(path: Path) -> str:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
 
 
+_REMEMBERED: dict[tuple[int, int, int, int], str] = {}
+
+
+def remembered_sha256(path: Path) -> str:
+    """Hash a large file once per process: the same file, of the same size and time of change, is the same.
+
+    A hard link to a hashed file is not hashed again. Checks of what others may change use `sha256_file`.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    status = path.stat()
+    key = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    if key not in _REMEMBERED:
+        _REMEMBERED[key] = sha256_file(path)
+    return _REMEMBERED[key]
+
+
 def sync_file(path: Path) -> None:
     """Push the content of a file to the disk."""
     if path.is_symlink():
         return
-    with path.open("rb+") as file:
+    # A hard link may be to a file that is not ours to write; only Windows needs write access to sync.
+    with path.open("rb+" if os.name == "nt" else "rb") as file:
         os.fsync(file.fileno())
 
 
@@ -123,6 +142,17 @@ def write_failure(path: Path, error: OSError) -> FalconError:
         f"{path}: could not be written ({error.strerror or error})",
         hint="Check the free space and the state of the disk; nothing was left half-written.",
     )
+
+
+def weight_file_words(made: Mapping[str, int]) -> str:
+    """Write how weight files came into a folder: `2 rewritten, 14 shared by reflink`."""
+    ways = {
+        "rewritten": "rewritten",
+        "reflink": "shared by reflink",
+        "hardlink": "hard-linked to the source (one file under two names: edit neither in place)",
+        "copy": "copied",
+    }
+    return ", ".join(f"{count} {ways[way]}" for way, count in sorted(made.items()))
 
 
 def format_bytes(num_bytes: float) -> str:

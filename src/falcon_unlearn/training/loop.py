@@ -197,14 +197,18 @@ class UnlearningLoop:
         retain_gradients = silence_rounding_noise(
             forget_gradients, retain_gradients, negligible, self._sum_scalars
         )
-        retain_gradients = {name: multiplier * gradient for name, gradient in retain_gradients.items()}
+        for gradient in retain_gradients.values():
+            gradient.mul_(multiplier)
         resolved = combine(
             forget_gradients,
             retain_gradients,
             self.objective_settings.conflict,
             self.layers,
             self._sum_scalars,
+            overwrite=True,
         )
+        # Both are of the size of the trained tensors; the result lies in the memory of the first.
+        del forget_gradients, retain_gradients
         check_finite_tensors("gradient", resolved.gradients, step)
         self.gramians.append(sum_gramians(resolved.gramians.values()))
         states = state_diagnostics(
@@ -298,8 +302,13 @@ def combine(
     settings: ConflictSettings,
     layers: dict[str, int],
     reduce: Reduce | None = None,
+    *,
+    overwrite: bool = False,
 ) -> ResolvedGradients:
-    """Apply the recipe's conflict rule to two sets of gradients; `reduce` sums inner products over shards."""
+    """Apply the recipe's conflict rule to two sets of gradients.
+
+    `reduce` sums inner products over shards; `overwrite` reuses the memory of the first gradients.
+    """
     return resolve_conflict(
         forget_gradients,
         retain_gradients,
@@ -311,4 +320,5 @@ def combine(
         reduce=reduce,
         # Blocked float32 sums of float32 gradients: float64 would cost an eighth of the step for its copies.
         accumulation_dtype=torch.float32,
+        overwrite=overwrite,
     )

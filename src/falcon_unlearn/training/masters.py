@@ -19,7 +19,8 @@ class Masters:
         """Copy the parameters; the model is not changed yet."""
         parameters = dict(model.named_parameters(remove_duplicate=False))
         self.parameters = {name: parameters[name] for name in names}
-        self.original = {name: p.detach().clone() for name, p in self.parameters.items()}
+        # Not copies: parameters get other tensors, they are never written to.
+        self.original = {name: p.detach() for name, p in self.parameters.items()}
         self.values = {name: p.detach().float().clone() for name, p in self.parameters.items()}
 
     @contextmanager
@@ -35,9 +36,14 @@ class Masters:
 
     @torch.no_grad()
     def push(self) -> None:
-        """Round the masters to the compute dtype of the model's parameters."""
+        """Round the masters to the compute dtype of the model's parameters; in float32 both share memory."""
         for name, parameter in self.parameters.items():
-            parameter.data.copy_(self.values[name])
+            if parameter.dtype == torch.float32:
+                parameter.data = self.values[name]
+            elif parameter.data_ptr() == self.original[name].data_ptr():
+                parameter.data = self.values[name].to(parameter.dtype)
+            else:
+                parameter.data.copy_(self.values[name])
 
     def gradients(self, loss: Tensor, team: Team) -> dict[str, Tensor]:
         """Return the float32 gradients of the sum of all ranks' losses, by name."""

@@ -10,7 +10,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from falcon_unlearn.activations.collect import cache_states, reopen_states, sink_tokens, state_files
+from falcon_unlearn.activations.collect import (
+    CachedStates,
+    cache_states,
+    reopen_states,
+    sink_tokens,
+    state_files,
+)
 from falcon_unlearn.activations.kept import files_are_whole, kept_files
 from falcon_unlearn.config.recipe import Recipe
 from falcon_unlearn.conflict import Gramian
@@ -22,7 +28,7 @@ from falcon_unlearn.distributed.team import Team
 from falcon_unlearn.errors import UsageError
 from falcon_unlearn.events import EventSink, Progress, StageFinished, StageStarted
 from falcon_unlearn.models.architectures import resolve_trained_parameters
-from falcon_unlearn.models.engine import BlockEngine, blocks_in_dtype, tensors_replaced
+from falcon_unlearn.models.engine import BlockEngine, tensors_replaced
 from falcon_unlearn.models.precision import resolve_compute_dtype
 from falcon_unlearn.objectives.base import RepresentationObjective
 from falcon_unlearn.objectives.circuit_breakers import CircuitBreakerObjective
@@ -32,6 +38,7 @@ from falcon_unlearn.results import TrainingResult
 from falcon_unlearn.runs import WorkFolder
 from falcon_unlearn.runs.memory import peak_memory_bytes
 from falcon_unlearn.training.batches import CachedCorpus
+from falcon_unlearn.training.caching import announce_stores, cache_by_block
 from falcon_unlearn.training.cost import cache_flops, train_flops
 from falcon_unlearn.training.loop import TrainingOutcome, UnlearningLoop
 from falcon_unlearn.training.masters import Masters
@@ -92,6 +99,7 @@ def unlearn_window(
     with machine_folder(current_team(), folder) as own_folder:
         run = _train(engine, data, recipe, layer, own_folder, sink, work)
     changed = run.masters.commit()
+    engine.keep(changed)
     return Session(_record(engine, recipe, run, data), changed, run.masters.original)
 
 
@@ -130,10 +138,27 @@ def _train(
     window = (layer - settings.layers + 1, layer)
     blocks = range(window[0], window[1] + 1)
     layers = resolve_trained_parameters(engine.model, engine.structure, settings.modules, blocks)
-    masters = Masters(engine.model, list(layers))
     team = current_team()
     _check_parts(recipe, team)
     caches = _cache_all(engine, data, recipe, window, folder, sink, work, team)
+    with engine.resident(*window):
+        return _train_cached(engine, data, recipe, layers, window, caches, folder, sink, work, team)
+
+
+def _train_cached(
+    engine: BlockEngine,
+    data: PreparedData,
+    recipe: Recipe,
+    layers: dict[str, int],
+    window: tuple[int, int],
+    caches: _Caches,
+    folder: Path,
+    sink: EventSink,
+    work: WorkFolder | None,
+    team: Team,
+) -> _TrainedRun:
+    settings = recipe.train
+    masters = Masters(engine.model, list(layers))
     sink(StageStarted(stage="train", message=f"{settings.steps} steps on blocks {window[0]}-{window[1]}"))
     started = time.perf_counter()
     budget = _open_budget(engine, data, recipe, folder)
@@ -142,7 +167,7 @@ def _train(
     finished = False
     try:
         with (
-            blocks_in_dtype(engine, *window, caches.compute_dtype),
+            engine.computing(*window, caches.compute_dtype, trained=layers),
             window_masters(engine, masters, window, team, recipe.runtime.shard) as masters,
             engine.window(*window),
             masters.trainable(),
@@ -284,13 +309,19 @@ def _cache_all(
     sink(StageStarted(stage="cache", message=f"states around blocks {window[0]}-{window[1]}"))
     total = sum(len(corpus.training) for corpus in (*data.forget, *data.retain))
     done = 0
+    announce_stores(engine, data, folder, store_dtype, sink)
+    by_block: dict[str, CachedStates] = {}
+    if engine.is_streamed:
+        by_block = cache_by_block(
+            engine, data, recipe, window, folder, compute_dtype, store_dtype, sink, work
+        )
 
     def cache(corpus: Corpus, kind: str) -> CachedCorpus:
         nonlocal done
         samples = [example.input_ids for example in corpus.training]
         name = f"{kind}-{corpus.name}"
         files = state_files(folder, name)
-        states = kept_files(
+        states = by_block.get(name) or kept_files(
             work,
             f"cache:{name}",
             files,
@@ -403,6 +434,8 @@ def _record(engine: BlockEngine, recipe: Recipe, run: _TrainedRun, data: Prepare
             "cached_tokens": caches.num_tokens,
             "cache_bytes": caches.num_bytes,
             "peak_memory_bytes": peak_memory_bytes(),
+            "bytes_read": engine.reading[0],
+            "seconds_read": engine.reading[1],
             "flops": {
                 "cache": cache_flops(caches.num_tokens, block_parameters, window[1]),
                 "train": train_flops(outcome.num_tokens, block_parameters, num_blocks, trained),

@@ -12,20 +12,30 @@ import pytest
 from falcon_unlearn import _version
 from falcon_unlearn.cli.main import COMMANDS, DEFAULT_PARAMETER, build_app, main
 
-RECIPE = {"--forget", "--retain", "--recipe", "--set", "--method", "--seed", "--max-utility-loss"}
+RECIPE = {
+    "--forget",
+    "--retain",
+    "--recipe",
+    "--set",
+    "--method",
+    "--seed",
+    "--max-utility-loss",
+    "--memory-limit",
+}
 DISPLAY = {"--json", "--quiet", "-q", "--verbose", "-v"}
 RESUME = {"--resume"}
 FOLDER = {"--output", "--output-dir", "-o"}
 FLAGS = {
-    "run": {"--model"} | RECIPE | DISPLAY | FOLDER | RESUME,
+    "run": {"--model", "--output-format"} | RECIPE | DISPLAY | FOLDER | RESUME,
     "demo": {"--seed"} | DISPLAY | FOLDER | RESUME,
     "methods": {"--json"},
     "init": set(),
     "validate": {"--model", "--recipe-only"} | RECIPE | DISPLAY,
     "plan": {"--model"} | RECIPE | DISPLAY,
     "select": {"--model", "--output", "-o"} | RECIPE | DISPLAY | RESUME,
-    "unlearn": {"--model"} | RECIPE | DISPLAY | FOLDER | RESUME,
+    "unlearn": {"--model", "--output-format"} | RECIPE | DISPLAY | FOLDER | RESUME,
     "evaluate": {"--model", "--original", "--output", "-o"} | RECIPE | DISPLAY | RESUME,
+    "export": {"--delta", "--base", "--revision", "--copies"} | DISPLAY | FOLDER,
     "report": {"--output", "-o", "--json"},
     "bench": {
         *("--model", "--data-dir", "--output", "-o", "--tier", "--split", "--corpus", "--retain-log"),

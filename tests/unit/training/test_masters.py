@@ -42,16 +42,19 @@ def test_only_the_named_parameters_require_gradients_and_only_inside():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_push_rounds_to_the_models_dtype_in_place(dtype):
+def test_push_rounds_to_the_models_dtype_and_leaves_the_originals_alone(dtype):
     model, masters, before = build(dtype)
     parameters = dict(model.named_parameters())
-    addresses = {name: parameters[name].data_ptr() for name in NAMES}
-    move(masters)
-    masters.push()
-    for name, p in parameters.items():
-        expected = masters.values[name].to(dtype) if name in NAMES else before[name]
-        assert torch.equal(p, expected)
-    assert {name: parameters[name].data_ptr() for name in NAMES} == addresses
+    for _ in range(2):
+        move(masters)
+        masters.push()
+        for name, p in parameters.items():
+            expected = masters.values[name].to(dtype) if name in NAMES else before[name]
+            assert torch.equal(p, expected)
+    assert all(torch.equal(masters.original[name], before[name]) for name in NAMES)
+    # In float32 the window computes with the masters themselves: no second copy of what is trained.
+    shared = [parameters[name].data_ptr() == masters.values[name].data_ptr() for name in NAMES]
+    assert all(shared) if dtype == torch.float32 else not any(shared)
 
 
 def test_snapshot_is_a_copy_and_restore_keeps_the_optimizers_tensors():
