@@ -16,7 +16,10 @@ from falcon_unlearn.activations.store import ActivationStore, mask_from_lengths
 from falcon_unlearn.distributed.stores import exchange_states
 from falcon_unlearn.distributed.team import Team
 from falcon_unlearn.models.engine import BlockEngine, blocks_in_dtype
+from falcon_unlearn.models.packing import LARGEST_PADDING
 
+SMALLEST_BATCH = 256
+"""Tokens below which a batch is not closed for its padding: matrix products of few rows are slow."""
 ProgressCallback = Callable[[int, int], None]
 
 
@@ -34,13 +37,20 @@ class CachedStates:
 
 
 def batches_by_length(lengths: Sequence[int], maximum_tokens: int) -> Iterator[list[int]]:
-    """Group sample indices of similar length so that a padded batch holds at most `maximum_tokens` tokens."""
+    """Group sample indices of similar length.
+
+    A padded batch holds at most `maximum_tokens` tokens, of which few are padding.
+    """
     batch: list[int] = []
+    total = 0
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        if batch and lengths[batch[0]] * (len(batch) + 1) > maximum_tokens:
+        padded = lengths[batch[0]] * (len(batch) + 1) if batch else 0
+        wasteful = total >= SMALLEST_BATCH and total + lengths[index] < (1 - LARGEST_PADDING) * padded
+        if batch and (padded > maximum_tokens or wasteful):
             yield batch
-            batch = []
+            batch, total = [], 0
         batch.append(index)
+        total += lengths[index]
     if batch:
         yield batch
 

@@ -134,7 +134,7 @@ class BlockEngine:
             setattr(self.base, norm_name, saved_norm)
             self._open = None
 
-    def forward(self, states_BLD: Tensor) -> Tensor:
+    def forward(self, states_BLD: Tensor, position_ids_BL: Tensor | None = None) -> Tensor:
         """Run the open window on the states that enter its first block.
 
         Padding must be on the right. Attention is causal, so real tokens never see it and no mask is needed;
@@ -142,13 +142,15 @@ class BlockEngine:
 
         Args:
             states_BLD: Hidden states, B x L x D.
+            position_ids_BL: Positions of rows that hold several sequences, each of which starts at 0.
 
         Returns:
             The output of the window's last block, B x L x D; meaningless on padding.
         """
         if self._open is None:
             raise ModelError("no window is open: call inside `with engine.window(first, last)`")
-        output = self.base(inputs_embeds=states_BLD, use_cache=False)
+        packed = {} if position_ids_BL is None else {"position_ids": position_ids_BL}
+        output = self.base(inputs_embeds=states_BLD, use_cache=False, **packed)
         result: Tensor = output.last_hidden_state
         return result
 

@@ -18,6 +18,9 @@ from torch import Tensor
 from falcon_unlearn.examples import EncodedExample
 from falcon_unlearn.models.engine import BlockEngine
 
+LARGEST_PADDING = 0.05
+"""Share of the tokens fed that may be padding before rows are laid end to end."""
+
 
 @dataclass(frozen=True)
 class PackedBatch:
@@ -88,9 +91,9 @@ def pack_examples(
     )
 
 
-def fill_rows(lengths: Sequence[int]) -> list[list[int]]:
-    """Distribute lengths over rows as long as the longest, longest first into the first row with room."""
-    capacity = max(lengths)
+def fill_rows(lengths: Sequence[int], capacity: int | None = None) -> list[list[int]]:
+    """Distribute lengths over rows, longest first into the first row with room; rows hold the longest."""
+    capacity = capacity or max(lengths)
     rows: list[list[int]] = []
     room: list[int] = []
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
@@ -127,3 +130,72 @@ def adjust_logits(config: Any, logits_MV: Tensor) -> Tensor:
         logits_MV = logits_MV / divisor
     factor = getattr(text_config, "logit_scale", None)
     return logits_MV * factor if factor else logits_MV
+
+
+@dataclass(frozen=True)
+class RowLayout:
+    """Say where every real token of padded rows lies when the rows are laid end to end."""
+
+    sources_T: Tensor
+    """Flat position in the padded rows of every token."""
+    targets_T: Tensor
+    """Flat position in the packed rows."""
+    position_ids_RW: Tensor
+    """Position inside the sequence; it starts anew with every sequence and with the padding of a row."""
+
+
+def plan_layout(lengths: Sequence[int], width: int, device: torch.device) -> RowLayout | None:
+    """Lay sequences end to end so that little is padding; None where the padded rows are full enough.
+
+    Rows are as long as the longest sequence, or twice, four times ... where that leaves too much padding.
+
+    Args:
+        lengths: Real tokens of each padded row; 0 where a row counts nowhere.
+        width: Length of the padded rows.
+        device: Where the tensors go.
+    """
+    total = sum(lengths)
+    if total == 0 or total >= (1 - LARGEST_PADDING) * len(lengths) * width:
+        return None
+    capacity = max(lengths)
+    while True:
+        rows = fill_rows(lengths, capacity)
+        used = max(sum(lengths[i] for i in row) for row in rows)
+        if total >= (1 - LARGEST_PADDING) * len(rows) * used:
+            break
+        capacity = min(2 * capacity, total)
+    positions_RW = torch.zeros((len(rows), used), dtype=torch.long)
+    sources, targets = [], []
+    for number, row in enumerate(rows):
+        column = 0
+        for index in row:
+            steps = torch.arange(lengths[index])
+            positions_RW[number, column : column + lengths[index]] = steps
+            sources.append(index * width + steps)
+            targets.append(number * used + column + steps)
+            column += lengths[index]
+        positions_RW[number, column:] = torch.arange(used - column)
+    return RowLayout(torch.cat(sources).to(device), torch.cat(targets).to(device), positions_RW.to(device))
+
+
+def window_states(engine: BlockEngine, states_BLD: Tensor, lengths: Sequence[int]) -> Tensor:
+    """Run the open window on padded rows, almost without computing their padding.
+
+    Args:
+        engine: Engine with an open window.
+        states_BLD: States that enter it, right-padded.
+        lengths: Real tokens of each row.
+
+    Returns:
+        The output, B x L x D; meaningless on padding.
+    """
+    rows, width, hidden = states_BLD.shape
+    layout = plan_layout(lengths, width, states_BLD.device)
+    if layout is None:
+        return engine.forward(states_BLD)
+    packed_TD = states_BLD.new_zeros((layout.position_ids_RW.numel(), hidden))
+    packed_TD[layout.targets_T] = states_BLD.reshape(-1, hidden)[layout.sources_T]
+    packed_RWD = packed_TD.view(*layout.position_ids_RW.shape, hidden)
+    output_TD = engine.forward(packed_RWD, layout.position_ids_RW).flatten(0, 1)[layout.targets_T]
+    padded_TD = output_TD.new_zeros((rows * width, hidden))
+    return padded_TD.index_copy(0, layout.sources_T, output_TD).view(rows, width, hidden)

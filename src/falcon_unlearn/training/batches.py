@@ -41,6 +41,8 @@ class WindowBatch:
     states: StateBatch
     num_tokens: int
     """Real tokens of the whole batch, over all ranks."""
+    lengths: tuple[int, ...]
+    """Real tokens of each row of this rank."""
 
     def parts(self, maximum_tokens: int | None) -> list[WindowBatch]:
         """Split the rows into parts of at most so many tokens, padding included; longer rows are alone.
@@ -52,7 +54,12 @@ class WindowBatch:
         if len(parts) == 1:
             return [self]
         return [
-            WindowBatch(self.inputs_BLD[part], self.states.part(part), int(self.states.mask_BL[part].sum()))
+            WindowBatch(
+                self.inputs_BLD[part],
+                self.states.part(part),
+                int(self.states.mask_BL[part].sum()),
+                tuple(self.lengths[row] for row in part),
+            )
             for part in parts
         ]
 
@@ -103,7 +110,9 @@ class BatchReader:
         mine = [rows[row] for row in own or [0]]
         states = self._frozen(mine, max(lengths), step, domain, whole, tuple(own or [0]), counts=bool(own))
         inputs_BLD, _ = stack_rows([corpus.states.inputs.read(i) for corpus, i in mine], max(lengths))
-        return WindowBatch(inputs_BLD.to(device=self._device, dtype=self._dtype), states, sum(lengths))
+        inputs_BLD = to_device(inputs_BLD, self._device).to(self._dtype)
+        own_lengths = tuple(lengths[row] for row in own) or (0,)
+        return WindowBatch(inputs_BLD, states, sum(lengths), own_lengths)
 
     def _frozen(
         self,
@@ -119,9 +128,9 @@ class BatchReader:
         frozen_BLD, mask_BL = stack_rows([corpus.states.outputs.read(i) for corpus, i in rows], length)
         answers_BL, _ = stack_rows([corpus.answer_masks[i] for corpus, i in rows], length)
         mask_BL = mask_BL & counts
-        frozen_BLD, mask_BL = frozen_BLD.to(self._device), mask_BL.to(self._device)
+        frozen_BLD, mask_BL = to_device(frozen_BLD, self._device), to_device(mask_BL, self._device)
         sinks_BL = sink_tokens(frozen_BLD, mask_BL, self._offset.sink_factor)
-        counted_BL = answers_BL.to(self._device) & mask_BL
+        counted_BL = to_device(answers_BL, self._device) & mask_BL
         if self._offset.exclude_sinks:
             counted_BL = counted_BL & ~sinks_BL
         samples = tuple(i for _, i in rows)
@@ -137,3 +146,10 @@ def stack_rows(rows: Sequence[Tensor], length: int | None = None) -> tuple[Tenso
         stacked[index, : len(row)] = row
         mask_BL[index, : len(row)] = True
     return stacked, mask_BL
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor of the processor to the device; to CUDA through pinned memory, without waiting for it."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)

@@ -22,6 +22,7 @@ from falcon_unlearn.distributed.team import Team
 from falcon_unlearn.errors import NumericalError
 from falcon_unlearn.events import EventSink, TrainingStepped
 from falcon_unlearn.models.engine import BlockEngine
+from falcon_unlearn.models.packing import window_states
 from falcon_unlearn.objectives.base import RepresentationObjective
 from falcon_unlearn.optimizers import build_optimizer
 from falcon_unlearn.stopping import current_stop
@@ -247,7 +248,7 @@ class UnlearningLoop:
         loss_of = self.objective.forget_loss if forget else self.objective.retain_loss
         mean, states = MeanOfParts(), []
         for part in batch.parts(self.settings.micro_batch_tokens):
-            states_BLD = self.engine.forward(part.inputs_BLD)
+            states_BLD = window_states(self.engine, part.inputs_BLD, part.lengths)
             counted = int((part.states.counted_BL if forget else part.states.mask_BL).sum())
             loss = loss_of(states_BLD, part.states) * self.team.weight(counted)
             mean.add(counted, float(loss.detach()), self.masters.gradients(loss, self.team))
@@ -261,7 +262,8 @@ class UnlearningLoop:
     @torch.no_grad()
     def _retain_distance(self, indices: StepBatch) -> float:
         batch = self.batches.retain(self.settings.steps, indices)
-        return retain_distance(self.engine.forward(batch.inputs_BLD), batch.states, self.team.sum_values)
+        states_BLD = window_states(self.engine, batch.inputs_BLD, batch.lengths)
+        return retain_distance(states_BLD, batch.states, self.team.sum_values)
 
 
 def silence_rounding_noise(

@@ -47,7 +47,7 @@ def arguments(output: str, **changes: object) -> list[str]:
     )
     flags = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
     files = ["--forget", "f=forget.jsonl", "--retain", "r=retain.jsonl"]
-    return ["-m", "falcon_unlearn", "run", "--model", "model", *files, "--output", output, *flags]
+    return ["-m", "falcon_unlearn", "run", "--model", "./model", *files, "--output", output, *flags]
 
 
 def run_alone(work: Path, output: str) -> None:
