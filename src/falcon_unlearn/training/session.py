@@ -272,6 +272,16 @@ def _check_parts(recipe: Recipe, team: Team) -> None:
         )
 
 
+def refuse_streamed_ranks(engine: BlockEngine, team: Team) -> None:
+    """Raise UsageError where several ranks would stream: each would send the same stores through its blocks."""
+    if engine.is_streamed and team.size > 1:
+        raise UsageError(
+            "runtime.streaming: a model read block by block runs in one process, this is a job of "
+            f"{team.size}",
+            hint="Start it without torchrun, or give each process the memory for the model.",
+        )
+
+
 def step_plan(data: PreparedData, recipe: Recipe) -> BatchPlan:
     """Return the seeded order of batches of a run."""
     return plan_batches(
@@ -297,6 +307,7 @@ def _cache_all(
 ) -> _Caches:
     started = time.perf_counter()
     team = team or Team()
+    refuse_streamed_ranks(engine, team)
     train = recipe.train
     compute_dtype = team.from_leader(
         lambda: settled_dtype(work, "compute_dtype", train.compute_dtype, engine.device)
