@@ -273,7 +273,7 @@ def _check_parts(recipe: Recipe, team: Team) -> None:
 
 
 def refuse_streamed_ranks(engine: BlockEngine, team: Team) -> None:
-    """Raise UsageError where several ranks would stream: each would send the same stores through its blocks."""
+    """Raise UsageError where several ranks would stream: each would change the same stores in place."""
     if engine.is_streamed and team.size > 1:
         raise UsageError(
             "runtime.streaming: a model read block by block runs in one process, this is a job of "
