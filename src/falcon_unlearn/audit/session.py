@@ -124,7 +124,7 @@ class _Work:
         for role in self.roles:
             with opened(self.inputs.models[role], batch_tokens=self.inputs.batch_tokens) as model:
                 self.records[role] = model.record
-                self.runner.baseline(model, FORMATS)
+                self.runner.baseline(model, self.inputs.settings.formats)
                 if role == "unlearned":
                     facts = self.inputs.sets.selection.facts
                     self.technical = check_model(model.subject, facts, self.scoring)

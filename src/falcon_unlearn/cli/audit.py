@@ -67,7 +67,7 @@ def audit(
     from falcon_unlearn.cli.console import print_result
 
     given = {
-        "null": null,
+        "null_model": null,
         "tier": tier,
         "attacks": attack,
         "seeds": tuple(parse_seed(entry) for entry in seed),

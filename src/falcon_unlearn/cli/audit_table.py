@@ -2,11 +2,35 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from rich.console import Console
 
 from falcon_unlearn.cli.console import format_seconds
 from falcon_unlearn.cli.tables import line, new_table, table_row
 from falcon_unlearn.results_audit import AuditResult, Estimate
+
+
+def finish_audit(folder: Path, *, shown: bool) -> None:
+    """Show the audit of a run, if it has one, and fail if it misses a limit.
+
+    Raises:
+        GateError: A limit was missed.
+    """
+    import sys
+
+    from falcon_unlearn.audit.gates import require_gates
+    from falcon_unlearn.cli.console import make_console
+    from falcon_unlearn.pipeline.auditing import AUDIT_FILE
+    from falcon_unlearn.runs import RECORDS
+
+    path = folder / RECORDS / AUDIT_FILE
+    if not path.is_file():
+        return
+    result = AuditResult.model_validate_json(path.read_bytes())
+    if shown:
+        show_audit(result, make_console(sys.stdout))
+    require_gates(result.gates)
 
 
 def show_audit(result: AuditResult, console: Console) -> None:

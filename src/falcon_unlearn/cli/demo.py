@@ -10,6 +10,7 @@ from cyclopts import Parameter
 from falcon_unlearn.cli.invocation import invocation
 from falcon_unlearn.cli.options import (
     DEFAULT_DISPLAY,
+    AuditTier,
     DisplayOptions,
     ResumeArgument,
     SeedArgument,
@@ -31,9 +32,11 @@ def demo(
     ] = None,
     seed: SeedArgument = None,
     resume: ResumeArgument = "auto",
+    audit: AuditTier = None,
     display: DisplayOptions = DEFAULT_DISPLAY,
 ) -> None:
     """Run the demonstration."""
+    from falcon_unlearn.cli.audit_table import finish_audit
     from falcon_unlearn.cli.console import print_result
     from falcon_unlearn.cli.tables import refuse_collapse, show_run
     from falcon_unlearn.errors import UsageError
@@ -47,8 +50,16 @@ def demo(
     with display.progress() as sink:
         from falcon_unlearn.demo.run import run_demo
 
-        summary = run_demo(target, seed=number, sink=sink, command=invocation(), resume=resume)
+        summary = run_demo(
+            target,
+            seed=number,
+            sink=sink,
+            command=invocation(),
+            resume=resume,
+            audit=audit or "quick",
+        )
     print_result(summary, show_run, as_json=display.json)
+    finish_audit(target, shown=not display.json)
     refuse_collapse(summary)
 
 

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -38,6 +38,10 @@ ResumeArgument = Annotated[
         metavar="auto|must|never",
         help="Go on with the unfinished work of a killed command (auto), insist on it, or start again.",
     ),
+]
+AuditTier = Annotated[
+    str | None,
+    Parameter(metavar="off|quick|full", help="Attack the result and say what comes back; see `audit`."),
 ]
 _SOURCE = re.compile(r"^(?P<name>[A-Za-z0-9][A-Za-z0-9_-]{0,63})=(?P<path>.+)$", re.DOTALL)
 
@@ -82,6 +86,10 @@ class RecipeOptions:
             help="Largest memory of the process, such as 6GiB; a larger model is read block by block.",
         ),
     ] = None
+
+    def with_audit(self, tier: str | None) -> RecipeOptions:
+        """Return the options with the tier of the audit set, if one is given."""
+        return self if tier is None else replace(self, set=(*self.set, f"audit.tier={tier}"))
 
     def load(
         self, model: str | None, *, check: bool = True, output_format: str | None = None

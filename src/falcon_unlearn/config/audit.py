@@ -23,12 +23,16 @@ class AuditSettings(Settings):
     """Names of the attacks to run; empty: all of the tier. `falcon-unlearn audit --help` lists them."""
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
     """Seeds; every attack that draws anything runs once with each."""
-    null: str | None = None
+    null_model: str | None = None
     """Model that never saw the forget data. Without it nothing can be called removed."""
     items: int = Field(default=200, ge=6)
     """Most forget facts; they are split by cluster into attack, selection and report."""
     other_items: int = Field(default=60, ge=4)
     """Most facts of each other set."""
+    formats: tuple[Literal["letter", "text", "generation"], ...] = Field(
+        default=("letter", "text", "generation"), min_length=1
+    )
+    """Formats that are asked; letters cost most."""
     chat_template: bool = False
     """Ask through the tokenizer's chat template."""
     letter_orders: int | None = Field(default=None, ge=1)

@@ -92,6 +92,9 @@ def _path_slots(tree: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str, boo
     model, data, evaluation = (tree.get(name) for name in ("model", "data", "evaluation"))
     if isinstance(model, dict):
         yield model, "name", False
+    audit = tree.get("audit")
+    if isinstance(audit, dict):
+        yield audit, "null_model", False
     lists = [(data, "forget", False), (data, "retain", False), (evaluation, "sets", True)]
     for group, key, always in lists:
         items = group.get(key) if isinstance(group, dict) else None

@@ -26,7 +26,17 @@ HEADING = f"""\
 """
 
 
-def demo_recipe(model: str, folder: Path, seed: int = 0) -> Recipe:
+AUDIT = {
+    "attacks": ["few-shot-retain", "quantisation", "direction-original"],
+    "items": 90,
+    "other_items": 24,
+    "formats": ["text", "generation"],
+    "maximum_new_tokens": 8,
+}
+"""The demo's audit: few facts, and attacks that mean something without a model that never saw the data."""
+
+
+def demo_recipe(model: str, folder: Path, seed: int = 0, audit: str = "off") -> Recipe:
     """Build the recipe of the demo for a model and the content that `write_demo_files` left in `folder`.
 
     The numbers keep the whole run within 6 minutes on two cores. Letters cost most and this small model
@@ -51,6 +61,7 @@ def demo_recipe(model: str, folder: Path, seed: int = 0) -> Recipe:
                 "holdout_share": 0.0,
             },
             "train": {"steps": 160},
+            "audit": {"tier": audit, **AUDIT},
             "evaluation": {
                 "sets": [
                     _choice("symbols", "forget", evaluation),
@@ -81,6 +92,7 @@ def run_demo(
     sink: EventSink = ignore_events,
     command: str = "falcon-unlearn demo",
     resume: Resume = "auto",
+    audit: str = "off",
 ) -> RunSummary:
     """Make SmolLM2-135M-Instruct forget chemical symbols and postal codes, and write model and report.
 
@@ -90,6 +102,7 @@ def run_demo(
         sink: Receives progress.
         command: A command that repeats the run.
         resume: As for `run_pipeline`.
+        audit: Tier of the recovery audit.
 
     Raises:
         FalconError: The weights cannot be had, or as `run_pipeline`; `output` does not exist then.
@@ -98,7 +111,7 @@ def run_demo(
     model = smollm2_folder(sink)
     with TemporaryDirectory(prefix="falcon-demo-") as folder:
         write_demo_files(Path(folder))
-        recipe = demo_recipe(str(model), Path(folder), seed)
+        recipe = demo_recipe(str(model), Path(folder), seed, audit)
         typed = recipe_text(recipe, Path(folder))
         summary = run_pipeline(recipe, output, typed_recipe=typed, command=command, sink=sink, resume=resume)
     # With the content beside it, the recipe in the output can be run and changed.

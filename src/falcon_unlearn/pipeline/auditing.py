@@ -151,8 +151,8 @@ def audit_in(
         "unlearned": AuditedModel("unlearned", "this run", lambda: _kept(loaded)),
     }
     device = loaded.model.device
-    if recipe.audit.null is not None:
-        models["null"] = _from_file("null", recipe.audit.null, recipe.model, device)
+    if recipe.audit.null_model is not None:
+        models["null"] = _from_file("null", recipe.audit.null_model, recipe.model, device)
     inputs = AuditInputs(
         models=models,
         sets=gathered.sets,
@@ -212,7 +212,7 @@ def _inputs(request: AuditRequest) -> AuditInputs:
     names: dict[ModelRole, str | None] = {
         "original": request.original,
         "unlearned": request.unlearned,
-        "null": settings.null,
+        "null": settings.null_model,
     }
     models = {
         role: _from_file(role, name, request.model, device)

@@ -14,6 +14,7 @@ import yaml
 from torch import Tensor
 
 from falcon_unlearn._version import __version__
+from falcon_unlearn.audit.session import Audit
 from falcon_unlearn.checkpoints.delta import write_delta
 from falcon_unlearn.checkpoints.writer import write_checkpoint
 from falcon_unlearn.config.recipe import Recipe
@@ -24,6 +25,7 @@ from falcon_unlearn.evaluation.collapse import find_collapse
 from falcon_unlearn.evaluation.sets import EvaluationSet, load_sets
 from falcon_unlearn.events import EventSink, Notice, ignore_events
 from falcon_unlearn.models.access import LoadedModel
+from falcon_unlearn.pipeline.auditing import audit_in, recipe_sources, write_audit
 from falcon_unlearn.pipeline.evaluating import evaluate_in
 from falcon_unlearn.pipeline.resuming import kept_on_failure, weight_hashes, work_identity
 from falcon_unlearn.pipeline.selecting import no_selection, select_in
@@ -32,6 +34,7 @@ from falcon_unlearn.report import model_card, render_report
 from falcon_unlearn.results import EvaluationResult, RunSummary, SelectionResult
 from falcon_unlearn.runs import (
     RECORDS,
+    Journal,
     Resume,
     WorkFolder,
     capture_environment,
@@ -104,6 +107,8 @@ def _run(
     seconds: dict[str, float] = {}
     with seeded(recipe.seed, recipe.runtime.threads), staged_folder(output) as staging:
         sets = load_sets(recipe.evaluation, seed=recipe.seed) if evaluate else []
+        if evaluate and recipe.audit.tier != "off":
+            recipe_sources(recipe)  # refuses before any work is done
         workspace = open_workspace(recipe, sink, seconds)
         identity = work_identity("run" if evaluate else "unlearn", workspace, recipe, sets)
         work = open_work(work_path(check_output(output)), identity, resume, sink)
@@ -156,9 +161,14 @@ def _finish(
     collapse = [] if before is None or after is None else find_collapse(before, after)
     for line in collapse:
         sink(Notice(message=f"the model has collapsed: {line}", level="warning"))
+    audit = None
+    if recipe.audit.tier != "off" and sets is not None:
+        journal = None if work is None else Journal(work.path / "audit.jsonl", sink)
+        with timed_stage("audit", "auditing what can still be got out", sink, seconds):
+            audit = audit_in(workspace, recipe, session.original, sink=sink, journal=journal)
     with timed_stage("write", "writing the model", sink, seconds):
         write_model(staging, workspace, session, recipe.runtime, sink)
-    stages = Stages(selection, session, before, after)
+    stages = Stages(selection, session, before, after, audit)
     with timed_stage("report", "writing the report", sink, seconds):
         write_evidence(staging, workspace, recipe, stages, typed=typed, command=command, seconds=seconds)
     return RunSummary(
@@ -182,6 +192,7 @@ class Stages:
     session: Session
     before: EvaluationResult | None
     after: EvaluationResult | None
+    audit: Audit | None = None
 
 
 def train_in(
@@ -320,6 +331,8 @@ def _write_records(
     write_json_atomic(
         records / "environment.json", capture_environment(device, torch.get_num_threads(), recipe.seed)
     )
+    if stages.audit is not None:
+        write_audit(records, stages.audit)
     for name, result in (("before", stages.before), ("after", stages.after)):
         if result is not None:
             write_json_atomic(records / f"evaluation.{name}.json", result)
@@ -334,6 +347,8 @@ def resolved_recipe(recipe: Recipe, selection: SelectionResult, session: Session
     plain["model"]["name"] = public_name(recipe.model.name)
     for corpus in (*plain["data"]["forget"], *plain["data"]["retain"], *plain["evaluation"]["sets"]):
         corpus["path"] = public_name(corpus["path"])
+    if recipe.audit.null_model is not None:
+        plain["audit"]["null_model"] = public_name(recipe.audit.null_model)
     plain["selection"]["layer"] = selection.layer
     plain["train"]["learning_rate"] = session.result.learning_rate
     plain["train"]["compute_dtype"] = session.result.compute_dtype

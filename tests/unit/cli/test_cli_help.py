@@ -26,8 +26,8 @@ DISPLAY = {"--json", "--quiet", "-q", "--verbose", "-v"}
 RESUME = {"--resume"}
 FOLDER = {"--output", "--output-dir", "-o"}
 FLAGS = {
-    "run": {"--model", "--output-format"} | RECIPE | DISPLAY | FOLDER | RESUME,
-    "demo": {"--seed"} | DISPLAY | FOLDER | RESUME,
+    "run": {"--model", "--audit", "--output-format"} | RECIPE | DISPLAY | FOLDER | RESUME,
+    "demo": {"--seed", "--audit"} | DISPLAY | FOLDER | RESUME,
     "methods": {"--json"},
     "init": set(),
     "validate": {"--model", "--recipe-only"} | RECIPE | DISPLAY,
@@ -43,6 +43,12 @@ FLAGS = {
         *("--seed", "--layer", "--aggregate", "--benchmark"),
     }
     | DISPLAY,
+    "audit": {
+        *("--original", "--unlearned", "--forget", "--retain", "--neighbour", "--benign", "--null", "--tier"),
+        *("--attack", "--seed", "--split-seed", "--items", "--chat-template", "--gate", "--set"),
+    }
+    | DISPLAY
+    | FOLDER,
     "compare": {"--output", "-o", "--utility-tolerance", "--json", "--csv", "--markdown"},
     "sweep": {
         *("--model", "--output", "-o", "--vary", "--method", "--seed", "--forget", "--retain", "--recipe"),
