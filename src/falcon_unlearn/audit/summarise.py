@@ -30,6 +30,9 @@ from falcon_unlearn.results_audit import (
 DISCLOSURE = "disclosure"
 """Detail of a variant that the original helps to answer."""
 _DISCLOSES = "reads the original as well: it shows what was removed, not what is left"
+GATE = "gate"
+"""Detail of a variant that only means something where the original still answers under it."""
+GATE_MARGIN = 0.10
 _NO_NULL = "there is no null model, and this attack may teach what it recovers"
 
 
@@ -68,11 +71,12 @@ def attack_summary(frame: Frame, run: AttackRun, format: FormatName) -> AttackSu
     attack = run.attack
     drawn = frame.resample(tables, frame.forget.clusters, attack.name, variant, format)
     compared = frame.has_null or not teaches(attack)
+    info = run.variants[variant]
+    understood = GATE not in info.details or _original_answers(frame, tables, format)
     attacked = tables["unlearned^a"]
     test = exact_mcnemar(tables["unlearned"].mean(axis=0), attacked.mean(axis=0))
     ratios = {name: _ratio(drawn, name, compared) for name in RECOVERED}
     destroyed = run.destroys.get(format, False)
-    info = run.variants[variant]
     discloses = DISCLOSURE in info.details
     null = tables.get("null^a")
     return AttackSummary(
@@ -93,8 +97,8 @@ def attack_summary(frame: Frame, run: AttackRun, format: FormatName) -> AttackSu
         p_value=test.p_value,
         discordant=(test.gained, test.lost),
         destroys_model=destroyed,
-        counts=not destroyed and compared and not discloses,
-        note=_DISCLOSES if discloses else _note(destroyed, compared),
+        counts=not destroyed and compared and understood and not discloses,
+        note=_DISCLOSES if discloses else _note(destroyed, compared, understood),
         retain_change=_retain_change(frame, run, format, variant),
         seed_deviation=float(attacked.mean(axis=1).std(ddof=1)) if len(attacked) > 1 else None,
         forward_equivalents=info.equivalents,
@@ -108,10 +112,18 @@ def teaches(attack: Attack) -> bool:
     return attack.knowledge == "forget answers" or bool(getattr(attack, "trains", False))
 
 
-def _note(destroyed: bool, compared: bool) -> str:
+def _note(destroyed: bool, compared: bool, understood: bool) -> str:
     if destroyed:
         return "destroys the model: retain accuracy falls by more than the limit"
+    if not understood:
+        return "not even the original answers when asked in this way"
     return "" if compared else _NO_NULL
+
+
+def _original_answers(frame: Frame, tables: Mapping[Hashable, FloatArray], format: FormatName) -> bool:
+    """Tell whether the original under the attack beats guessing by `GATE_MARGIN`."""
+    attacked = tables.get("original^a")
+    return attacked is None or attacked.mean() >= frame.null_floor(format, frame.forget).mean() + GATE_MARGIN
 
 
 def _attacked_tables(

@@ -66,6 +66,11 @@ class Relearning:
         return f"relearning-{self.threat}"
 
     @property
+    def trains(self) -> bool:
+        """Say that facts may be taught, so that without a null model nothing is compared."""
+        return True
+
+    @property
     def knowledge(self) -> Knowledge:
         """Return what of the data the threat model uses."""
         return _KNOWLEDGE[self.threat]
