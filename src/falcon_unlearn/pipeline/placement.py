@@ -119,6 +119,8 @@ def _obstacle(recipe: Recipe, *, is_folder: bool) -> str | None:
         return "retain text `self` is sampled from the whole model"
     if recipe.train.maximum_utility_loss is not None:
         return "train.maximum_utility_loss runs the whole model between steps"
+    if recipe.audit.tier != "off":
+        return "audit.tier attacks the whole model; audit the written folder with `falcon-unlearn audit`"
     if current_team().size > 1:
         return "several processes work on this run"
     return None if is_folder else "a GGUF file cannot be read block by block"
