@@ -39,12 +39,32 @@ class CorpusCount(Record):
     """Training tokens."""
 
 
+class EnvironmentDifference(Record):
+    """State one difference between the environment of a run and another one."""
+
+    name: str
+    recorded: str
+    now: str
+    grade: Literal["low", "medium", "high", "critical"]
+    """How much it can change a result; `runs/grading.py` says what each grade means."""
+
+
+class FileHash(Record):
+    """Identify one file."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
 class DataResult(Record):
     """Record the data stage."""
 
     version: int = SCHEMA_VERSION
     corpora: list[CorpusCount]
     warnings: list[str] = Field(default_factory=list)
+    evaluation_files: dict[str, FileHash] = Field(default_factory=dict)
+    """The file of every evaluation set, by the name of the set, so that `verify` can ask for it again."""
 
 
 class LayerValue(Record):
@@ -217,14 +237,6 @@ class EnvironmentResult(Record):
     seed: int | None = None
     started: str
     """UTC time, ISO 8601."""
-
-
-class FileHash(Record):
-    """Identify one file of the output."""
-
-    name: str
-    bytes: int
-    sha256: str
 
 
 class DeltaTensor(Record):

@@ -47,6 +47,10 @@ Every weight file of both is verified by its hash; the base is not changed.""",
     "audit": """Attack an unlearned model and say how much of the knowledge comes back.
 
 Facts as in `run`, or evaluation sets; --null names a model that never saw the forget data.""",
+    "verify": """Check a finished run: files, changed tensors, numbers, environment.
+
+Hashes are computed again; --base proves which tensors changed, --data measures again. Exit code 4 on a
+mismatch.""",
     "bench": """Score a model on TOFU, MUSE or WMDP, or fill a table of methods.
 
 Give the model, --data-dir or the hub, and the retain model's log where there is one.""",

@@ -52,6 +52,9 @@ from falcon_unlearn.runs import (
 from falcon_unlearn.training.outputs import unlearn_outputs
 from falcon_unlearn.training.session import Session, unlearn_window
 
+_MAXIMUM_CARD_CHARACTERS = 1 << 20
+"""Of the original model's card, which is copied into ours."""
+
 
 def run_pipeline(
     recipe: Recipe,
@@ -377,4 +380,7 @@ def _write_manifest(
 
 def _base_card(folder: Path | None) -> str:
     card = folder / "README.md" if folder is not None else None
-    return card.read_text(encoding="utf-8", errors="replace") if card is not None and card.is_file() else ""
+    if card is None or not card.is_file():
+        return ""
+    with card.open(encoding="utf-8", errors="replace") as file:
+        return file.read(_MAXIMUM_CARD_CHARACTERS)

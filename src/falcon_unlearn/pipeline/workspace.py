@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -43,8 +44,8 @@ from falcon_unlearn.pipeline.placement import (
     weight_bytes,
     window_and_tensors,
 )
-from falcon_unlearn.results import DataResult
-from falcon_unlearn.runs import format_bytes, public_name
+from falcon_unlearn.results import DataResult, FileHash
+from falcon_unlearn.runs import format_bytes, public_name, sha256_file
 from falcon_unlearn.stopping import current_stop
 
 _REMOTE_CODE = "model.trust_remote_code is on: Python code that comes with {} runs with all your rights"
@@ -158,9 +159,21 @@ def fill_workspace(
     check_layer(recipe, loaded.structure.num_blocks)
     with timed_stage("data", "reading forget and retain text", sink, seconds):
         data = current_team().from_leader(lambda: prepare_data(recipe, loaded.tokenizer, loaded.model, load))
+        files = {"evaluation_files": _evaluation_files(recipe)}
+        data = replace(data, result=data.result.model_copy(update=files))
     for warning in data.result.warnings:
         sink(Notice(message=warning, level="warning"))
     return Workspace(loaded, build_engine(loaded), data)
+
+
+def _evaluation_files(recipe: Recipe) -> dict[str, FileHash]:
+    """Hash the files of the evaluation sets, so that a verification can tell whether it has the same ones."""
+    files = {entry.name: Path(entry.path).expanduser() for entry in recipe.evaluation.sets}
+    return {
+        name: FileHash(name=path.name, bytes=path.stat().st_size, sha256=sha256_file(path))
+        for name, path in files.items()
+        if path.is_file()
+    }
 
 
 def check_layer(recipe: Recipe, num_blocks: int) -> None:

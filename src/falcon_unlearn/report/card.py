@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+from falcon_unlearn.config.yaml_text import MAXIMUM_BYTES, parse_yaml
+from falcon_unlearn.errors import UsageError
 from falcon_unlearn.report.audit_view import audit_note, build_audit_view
 from falcon_unlearn.report.compare import changes
 from falcon_unlearn.report.facts import repeat_command, tensor_sentence
@@ -48,8 +50,8 @@ def split_card(card: str) -> tuple[dict[str, Any], str]:
     if match is None:
         return {}, card
     try:
-        metadata = yaml.safe_load(match.group(1))
-    except yaml.YAMLError:
+        metadata = parse_yaml(match.group(1)[:MAXIMUM_BYTES], "the card")
+    except UsageError:
         metadata = None
     return (metadata if isinstance(metadata, dict) else {}), card[match.end() :]
 

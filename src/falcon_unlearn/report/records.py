@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from falcon_unlearn.config.paths import public_name, public_text
 from falcon_unlearn.config.recipe import Recipe
+from falcon_unlearn.config.yaml_text import parse_yaml
 from falcon_unlearn.errors import UsageError
 from falcon_unlearn.results import (
     DataResult,
@@ -28,6 +29,7 @@ from falcon_unlearn.results_audit import AuditResult
 from falcon_unlearn.runs import RECORDS
 
 _MAXIMUM_HEADER_BYTES = 100_000_000
+_MAXIMUM_RECORD_BYTES = 1 << 28
 _NUMBER_FIELDS = frozenset({"value", "low", "high", "probability_best", "norm_before", "norm_change"})
 
 RecordType = TypeVar("RecordType", bound=BaseModel)
@@ -118,7 +120,11 @@ def _without_paths(value: Any) -> Any:
 
 
 def _parse_yaml(text: str) -> Any:
-    return yaml.safe_load(text)
+    # The strict reader: no tags, no aliases that multiply, no nesting that exhausts the stack.
+    try:
+        return parse_yaml(text, "the recipe")
+    except UsageError as error:
+        raise ValueError(error.message) from error
 
 
 def _parse_json(text: str) -> Any:
@@ -143,6 +149,10 @@ def _optional(
 def _required(path: Path, kind: type[RecordType], parse: Callable[[str], Any] = _parse_json) -> RecordType:
     name = f"{RECORDS}/{path.name}"
     try:
+        if path.stat().st_size > _MAXIMUM_RECORD_BYTES:
+            raise UsageError(
+                f"{name} is damaged: larger than {_MAXIMUM_RECORD_BYTES} bytes", hint="repeat the run"
+            )
         return kind.model_validate(parse(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise UsageError(
@@ -155,5 +165,5 @@ def _required(path: Path, kind: type[RecordType], parse: Callable[[str], Any] = 
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "the file"
         raise UsageError(f"{name} is damaged: {field}: {first['msg']}", hint="repeat the run") from error
-    except (ValueError, yaml.YAMLError) as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{name} is damaged: {error}", hint="repeat the run") from error

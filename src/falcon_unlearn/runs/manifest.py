@@ -84,19 +84,33 @@ def verify_manifest(folder: Path) -> Manifest:
     Raises:
         DataError: not a finished run, a newer format, or files missing or changed; all are named.
     """
+    manifest = read_manifest(folder)
+    problems = changed_files(folder, manifest)
+    if problems:
+        raise DataError(f"{folder}: differs from its manifest: " + "; ".join(problems[:10]))
+    return manifest
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read the manifest of a finished run.
+
+    Raises:
+        DataError: not a finished run, damaged, or a newer format.
+    """
     path = folder / MANIFEST
     try:
-        manifest = Manifest.model_validate_json(path.read_bytes())
+        return Manifest.model_validate_json(path.read_bytes())
     except FileNotFoundError as error:
         raise DataError(
             f"{folder}: not a finished run, {MANIFEST} is missing", hint="Give the --output folder of a run."
         ) from error
     except (OSError, ValidationError) as error:
         raise DataError(f"{path}: damaged or from another version of falcon-unlearn") from error
-    problems = [problem for file in manifest.files if (problem := _compare(folder, file))]
-    if problems:
-        raise DataError(f"{folder}: differs from its manifest: " + "; ".join(problems[:10]))
-    return manifest
+
+
+def changed_files(folder: Path, manifest: Manifest) -> list[str]:
+    """Return a sentence for every file that is missing, changed or outside the folder."""
+    return [problem for file in manifest.files if (problem := _compare(folder, file))]
 
 
 def _compare(folder: Path, file: FileHash) -> str | None:

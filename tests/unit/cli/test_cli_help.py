@@ -37,6 +37,7 @@ FLAGS = {
     "evaluate": {"--model", "--original", "--output", "-o"} | RECIPE | DISPLAY | RESUME,
     "export": {"--delta", "--base", "--revision", "--copies"} | DISPLAY | FOLDER,
     "report": {"--output", "-o", "--json"},
+    "verify": {"--base", "--data"} | DISPLAY,
     "bench": {
         *("--model", "--data-dir", "--output", "-o", "--tier", "--split", "--corpus", "--retain-log"),
         *("--role", "--label", "--task", "--limit", "--backend", "--retain-rows", "--prepare", "--method"),
