@@ -51,22 +51,22 @@ def verify(
 
 def show_verification(result: VerifyResult, console: Console) -> None:
     """Show checks, numbers and differences of environment."""
-    from falcon_unlearn.cli.tables import line, new_table, row
+    from falcon_unlearn.cli.tables import line, new_table, table_row
 
     checks = new_table(None, "check", "outcome", "detail")
     for check in result.checks:
-        row(checks, check.name, check.status, check.detail, style=_STYLES[check.status])
+        table_row(checks, check.name, check.status, check.detail, style=_STYLES[check.status])
     console.print(checks)
     if result.metrics:
         numbers = new_table(f"Numbers, {result.tolerance}", "set", "metric", "recorded>", "now>", "outcome")
         for one in result.metrics:
             values = (f"{one.recorded:.6g}", f"{one.now:.6g}")
-            row(numbers, one.set, one.metric, *values, one.status, style=_STYLES[one.status])
+            table_row(numbers, one.set, one.metric, *values, one.status, style=_STYLES[one.status])
         console.print(numbers)
     if result.environment:
         table = new_table("Differences to the recorded environment", "grade", "what", "recorded", "now")
         for difference in result.environment:
-            row(table, difference.grade, difference.name, difference.recorded, difference.now)
+            table_row(table, difference.grade, difference.name, difference.recorded, difference.now)
         console.print(table)
     else:
         line(console, "The environment is the recorded one.")
