@@ -180,6 +180,10 @@ def _measure(recipe: Recipe, *, with_texts: bool, base: str | None, sink: EventS
         sets = load_sets(recipe.evaluation, seed=recipe.seed)
         loaded = load_model(recipe.model, pick_device(recipe.runtime.device))
         workspace = fill_workspace(loaded, recipe, sink, seconds) if with_texts else None
+        other = None
+        if base is not None:
+            settings = recipe.model.model_copy(update={"name": base})
+            other = load_model(settings, pick_device(recipe.runtime.device))
         return evaluate(
             loaded.model,
             loaded.tokenizer,
@@ -188,7 +192,7 @@ def _measure(recipe: Recipe, *, with_texts: bool, base: str | None, sink: EventS
             label="after",
             model_name=recipe.model.name,
             seed=recipe.seed,
-            original=None if base is None else swap_to_original(loaded, recipe.model, base),
+            original=None if other is None else swap_to_original(loaded, other),
             sets=sets,
             sink=sink,
         )
