@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
-from falcon_unlearn.checkpoints.writer import tensor_locations
 from falcon_unlearn.errors import ModelError
 from falcon_unlearn.models.safety.inventory import take_inventory
+from falcon_unlearn.models.shards import tensor_locations
 
 
 def changed_tensors(base: Path, changed: Path) -> list[str]:
