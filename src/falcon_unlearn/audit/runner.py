@@ -167,9 +167,9 @@ class Runner:
         attacked: Attacked,
         formats: Sequence[Format],
     ) -> None:
-        """Score a control in the first format it has."""
+        """Score a control in one format: option text if it can, since letters say nothing on many models."""
         usable = [format for format in formats if format in attacked.formats]
-        for format in usable[:1]:
+        for format in sorted(usable, key=lambda format: format != "text")[:1]:
             self._scored(opened, attack.name, key, seed, attacked, self.sets.forget, format)
 
     def _scored(

@@ -29,6 +29,7 @@ from falcon_unlearn.events import EventSink, ignore_events
 from falcon_unlearn.models.access import LoadedModel, load_model, pick_device
 from falcon_unlearn.models.engine import tensors_replaced
 from falcon_unlearn.pipeline.workspace import Workspace, seeded, timed_stage
+from falcon_unlearn.report import render_audit, render_report
 from falcon_unlearn.results import EnvironmentResult
 from falcon_unlearn.results_audit import AuditResult, ItemRow, ModelRole
 from falcon_unlearn.runs import (
@@ -104,9 +105,17 @@ def audit_models(request: AuditRequest, folder: Path, *, sink: EventSink = ignor
                 inputs, memory=Memory(Journal(journal, sink)), environment=_environment(request), sink=sink
             )
             write_audit(folder, audit)
+            render_audit_page(folder)
             with suppress(OSError):
                 journal.unlink(missing_ok=True)
     return audit.result
+
+
+def render_audit_page(folder: Path) -> Path:
+    """Show an audit where people look: in the report of its run, or on a page of its own."""
+    run = folder.parent
+    belongs_to_run = folder.name == RECORDS and (run / MANIFEST).is_file()
+    return render_report(run) if belongs_to_run else render_audit(folder)
 
 
 def write_audit(folder: Path, audit: Audit) -> None:
