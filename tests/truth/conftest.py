@@ -54,7 +54,7 @@ def audit(world: World, models: WorldModels, tmp_path: Path) -> Callable[..., Au
             world.tokenizer().save_pretrained(folder)
         forget, retain = world.write_facts(tmp_path)
         values = {
-            "null": str(models.null),
+            "null_model": str(models.null),
             "attacks": attacks,
             "items": 200,
             "other_items": 120,
