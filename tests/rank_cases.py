@@ -22,11 +22,12 @@ CHEAP = [
     case("tensor", objective={"negatives": 3}),
     case("global", shard="window"),
 ]
+# Optimizers that step by a sign are left out: a gradient that is zero up to rounding has no sign.
 MATRIX = [
     *(case(scope, shard=shard) for scope in SCOPES for shard in ("never", "window")),
     case("tensor", objective={"negatives": 3, "offset": {"directions": 4, "granularity": "batch"}}),
     case("tensor", objective={"offset": {"directions": 4, "granularity": "token"}}),
-    case("layer", shard="window", train={"optimizer": "sophia_reference", "batch_size": 3}),
+    case("layer", shard="window", train={"batch_size": 3}),
     case("tensor", train={"maximum_retain_drift": 1e-5}),
     case("tensor", shard="window", train={"maximum_retain_drift": 1e-5}),
     case("tensor", method="rmu"),
