@@ -19,21 +19,23 @@ from falcon_unlearn.config.yaml_text import dump_yaml
 from falcon_unlearn.demo import run, write_demo_files
 from falcon_unlearn.demo.run import CONTENT, demo_recipe
 from falcon_unlearn.results import EvaluationResult, SelectionResult, TrainingResult
+from falcon_unlearn.results_audit import AuditResult
 from falcon_unlearn.runs import RECORDS, verify_manifest
 
 pytestmark = pytest.mark.model
 STEPS = 4
 
 
-def scaled_down(model: str, folder: Path, seed: int = 0) -> Recipe:
-    """Return the demo's recipe with fewer texts, items and steps."""
-    tree = demo_recipe(model, folder, seed).model_dump(mode="json", exclude_unset=True)
+def scaled_down(model: str, folder: Path, seed: int = 0, audit: str = "off") -> Recipe:
+    """Return the demo's recipe with fewer texts, items and steps, and one attack."""
+    tree = demo_recipe(model, folder, seed, audit).model_dump(mode="json", exclude_unset=True)
     for corpus in (*tree["data"]["forget"], *tree["data"]["retain"]):
         corpus["limit"] = 24
     for entry in tree["evaluation"]["sets"]:
         entry["limit"] = 5
     tree["selection"] = {"samples": 12, "resamples": 10}
     tree["train"] = {**tree["train"], "steps": STEPS}
+    tree["audit"] |= {"attacks": ["quantisation"], "items": 12, "other_items": 6, "resamples": 200}
     tree["evaluation"] |= {"maximum_divergence_tokens": 100, "resamples": 100}
     return Recipe.model_validate(tree)
 
@@ -125,6 +127,13 @@ def test_the_report_is_one_file_that_needs_nothing_from_outside(output):
     assert "<svg" in report and "<style" in report
     assert not re.search(r"<(?:link|script|img|iframe)\b[^>]*(?:src|href)=.(?!data:)", report)
     assert "@import" not in report and "url(http" not in report
+
+
+def test_the_audit_ran_and_the_report_shows_it(output):
+    audit = AuditResult.model_validate_json(record(output, "audit.json"))
+    assert "quantisation" in {row.attack for row in audit.attacks}
+    assert audit.verdict != "removed (bounded)", "without a null nothing is called removed"
+    assert 'id="audit"' in record(output, "report.html")
 
 
 def test_the_typed_recipe_is_valid_where_it_lies(output, smollm2, command):
