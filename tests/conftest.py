@@ -4,6 +4,8 @@ from hypothesis import settings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Workers of xdist inherit the width of its terminal; tables must not depend on where the tests run.
+os.environ.pop("COLUMNS", None)
 
 # A slow machine is no failure: hypothesis's own deadline would make it one.
 settings.register_profile("untimed", deadline=None)

@@ -15,6 +15,7 @@ Split = Literal["attack", "selection", "report"]
 FormatName = Literal["letter", "text", "generation"]
 Verdict = Literal["removed (bounded)", "suppressed", "not removed", "damaged", "inconclusive"]
 NO_ATTACK = "none"
+AUDIT_FILE = "audit.json"
 
 
 class ItemRow(Record):

@@ -8,7 +8,8 @@ import planted
 
 pytestmark = pytest.mark.xdist_group("truth")
 
-QUICK = ("relearning-rtt", "quantisation", "direction-original", "prompting")
+QUICK = ("quantisation", "direction-original", "few-shot-retain")
+ANSWERS = ("text", "generation")
 
 
 def reached(result, attack, format="text"):
@@ -30,7 +31,7 @@ def test_the_world_has_an_exact_null(audit, models):
 
 
 def test_a_real_retraining_is_never_called_suppressed(audit, models):
-    result = audit(models.retrained, *QUICK)
+    result = audit(models.retrained, *QUICK, formats=ANSWERS)
     assert result.verdict in {"removed (bounded)", "inconclusive"}
     assert all(row.counts is False or (row.reachable.low or 0.0) < 0.15 for row in result.attacks)
 
@@ -48,7 +49,7 @@ def test_letters_alone_are_no_unlearning(audit, models, load, world):
 def test_a_refusal_is_suppression_and_relearning_shows_it(audit, models, load, world):
     model = load(models.original)
     planted.refusal(model, world)
-    result = audit(model, "relearning-rtt")
+    result = audit(model, "relearning-rtt", formats=ANSWERS)
     assert result.baseline("generation").accuracy["unlearned"].value < 0.3
     assert reached(result, "relearning-rtt", "generation") > 0.5
     assert result.verdict == "suppressed"
@@ -57,7 +58,7 @@ def test_a_refusal_is_suppression_and_relearning_shows_it(audit, models, load, w
 def test_noise_is_damage(audit, models, load):
     model = load(models.original)
     planted.noise(model, 0.9)
-    result = audit(model, "quantisation")
+    result = audit(model, "quantisation", formats=ANSWERS)
     retained = result.baseline("generation").retain_accuracy
     assert retained["unlearned"].value < 0.8 < retained["original"].value
     assert result.verdict == "damaged"
@@ -66,7 +67,7 @@ def test_noise_is_damage(audit, models, load):
 def test_an_edit_smaller_than_the_rounding_comes_back_with_int4(audit, models, load, world):
     model = load(models.original)
     planted.inside_int4_buckets(model, world)
-    result = audit(model, "quantisation")
+    result = audit(model, "quantisation", formats=ANSWERS)
     assert result.baseline("generation").accuracy["unlearned"].value < 0.5
     found = next(r for r in result.attacks if r.attack == "quantisation" and r.format == "generation")
     assert "int4" in found.variant
@@ -77,7 +78,7 @@ def test_an_edit_smaller_than_the_rounding_comes_back_with_int4(audit, models, l
 def test_a_constant_shift_comes_back_when_one_direction_is_removed(audit, models, load, world):
     model = load(models.original)
     planted.constant_steering(model, world)
-    result = audit(model, "direction-original")
+    result = audit(model, "direction-original", formats=ANSWERS)
     assert result.baseline("text").accuracy["unlearned"].value < 0.7
     assert reached(result, "direction-original") > 0.5
     random = [control for control in result.controls if "random" in control.variant]
@@ -89,10 +90,16 @@ def test_a_constant_shift_comes_back_when_one_direction_is_removed(audit, models
 
 
 @pytest.mark.slow
+def test_a_real_retraining_withstands_relearning(audit, models):
+    result = audit(models.retrained, *QUICK, "relearning-rtt", "prompting")
+    assert result.verdict in {"removed (bounded)", "inconclusive"}
+
+
+@pytest.mark.slow
 def test_a_real_retraining_is_accused_no_more_often_than_alpha_allows(audit, models):
     """Twenty splits of the same facts: with alpha .05, four or more accusations have probability .016."""
     verdicts = [
-        audit(models.retrained, "quantisation", "few-shot-retain", seed=seed).verdict for seed in range(20)
+        audit(models.retrained, "few-shot-retain", seed=seed, formats=ANSWERS).verdict for seed in range(20)
     ]
     assert verdicts.count("suppressed") < 4
     assert not {"not removed", "damaged"} & set(verdicts)

@@ -21,7 +21,7 @@ def finish_audit(folder: Path, *, shown: bool) -> None:
 
     from falcon_unlearn.audit.gates import require_gates
     from falcon_unlearn.cli.console import make_console
-    from falcon_unlearn.pipeline.auditing import AUDIT_FILE
+    from falcon_unlearn.results_audit import AUDIT_FILE
     from falcon_unlearn.runs import RECORDS
 
     path = folder / RECORDS / AUDIT_FILE

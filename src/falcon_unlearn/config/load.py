@@ -148,7 +148,7 @@ def resolved_yaml(recipe: Recipe, *, public: bool = True) -> str:
     tree = recipe.model_dump(mode="json")
     if public:
         for holder, key, _ in _path_slots(tree):
-            if os.path.isabs(holder[key]):
+            if isinstance(holder[key], str) and os.path.isabs(holder[key]):
                 holder[key] = public_name(holder[key])
     text = dump_yaml(tree)
     return public_text(text) if public else text

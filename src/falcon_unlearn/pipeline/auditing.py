@@ -31,7 +31,7 @@ from falcon_unlearn.models.engine import tensors_replaced
 from falcon_unlearn.pipeline.workspace import Workspace, seeded, timed_stage
 from falcon_unlearn.report import render_audit, render_report
 from falcon_unlearn.results import EnvironmentResult
-from falcon_unlearn.results_audit import AuditResult, ItemRow, ModelRole
+from falcon_unlearn.results_audit import AUDIT_FILE, AuditResult, ItemRow, ModelRole
 from falcon_unlearn.runs import (
     MANIFEST,
     RECORDS,
@@ -42,7 +42,6 @@ from falcon_unlearn.runs import (
     write_text_atomic,
 )
 
-AUDIT_FILE = "audit.json"
 JOURNAL_FILE = "audit.journal.jsonl"
 _LOCK_FILE = ".audit.lock"
 

@@ -41,7 +41,8 @@ FLAGS = {
     "bench": {
         *("--model", "--data-dir", "--output", "-o", "--tier", "--split", "--corpus", "--retain-log"),
         *("--role", "--label", "--task", "--limit", "--backend", "--retain-rows", "--prepare", "--method"),
-        *("--seed", "--layer", "--aggregate", "--benchmark"),
+        *("--seed", "--layer", "--aggregate", "--benchmark", "--trials", "--epochs", "--learning-rate"),
+        *("--curves", "--also", "--shots", "--retain"),
     }
     | DISPLAY,
     "audit": {

@@ -20,16 +20,19 @@ def compare(folder, size: int, cases: list[dict], *, hosts: int = 1) -> None:
             assert_moved(single)
 
 
+@pytest.mark.enable_socket
 def test_two_ranks_trace_the_trajectory_of_one(tmp_path):
     compare(tmp_path, 2, CHEAP)
 
 
+@pytest.mark.enable_socket
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_matrix_of_scopes_and_methods(tmp_path, size):
     compare(tmp_path, size, MATRIX)
 
 
+@pytest.mark.enable_socket
 @pytest.mark.slow
 def test_two_machines_of_two_ranks_exchange_their_stores(tmp_path):
     compare(tmp_path, 4, CHEAP, hosts=2)

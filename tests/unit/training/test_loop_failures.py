@@ -37,13 +37,17 @@ def poison_gradient(monkeypatch):
 
 def poison_activation(monkeypatch):
     original = BlockEngine.forward
+    calls = []
 
-    def forward(self, states):
-        result = original(self, states)
+    def forward(self, states, position_ids=None):
+        result = original(self, states, position_ids)
         if not torch.is_grad_enabled():
             return result  # caching is left alone
+        calls.append(1)
+        if len(calls) % 2 == 0:
+            return result  # the retain half counts every token
         mask = torch.zeros_like(result, dtype=torch.bool)
-        mask[1, -1, 0] = True  # a padded position, which no loss counts
+        mask[0, 0, 0] = True  # the first token of a prompt, which the forget loss does not count
         return result.masked_fill(mask, float("nan"))
 
     monkeypatch.setattr(BlockEngine, "forward", forward)
@@ -70,7 +74,7 @@ def test_a_run_that_goes_wrong_leaves_the_model_as_it_was(
     if poison is not None:
         poison(monkeypatch)
     with pytest.raises(NumericalError, match=words) as caught:
-        run_session(tmp_path, tiny_recipe(train=changes), engine=engine)
+        run_session(tmp_path, tiny_recipe(train=changes), tiny_data(prompt_tokens=3), engine=engine)
     assert caught.value.exit_code == 2
     after = dict(engine.model.named_parameters())
     assert all(after[name].dtype == source and torch.equal(after[name], before[name]) for name in before)
