@@ -45,9 +45,9 @@ def poison_activation(monkeypatch):
             return result  # caching is left alone
         calls.append(1)
         if len(calls) % 2 == 0:
-            return result  # the retain half counts every token
+            return result  # only forget states go wrong
         mask = torch.zeros_like(result, dtype=torch.bool)
-        mask[0, 0, 0] = True  # the first token of a prompt, which the forget loss does not count
+        mask[0, 0, 0] = True  # the first token of a prompt
         return result.masked_fill(mask, float("nan"))
 
     monkeypatch.setattr(BlockEngine, "forward", forward)
@@ -58,7 +58,7 @@ def poison_activation(monkeypatch):
     [
         (poison_loss, {}, "step 2: the forget loss is nan"),
         (poison_gradient, {}, "gradient"),
-        (poison_activation, {}, "hidden state is not finite"),
+        (poison_activation, {}, "hidden state is not finite|loss is nan"),
         (None, {"learning_rate": 1e38, "optimizer": "sgd", "weight_decay": 1e9}, "parameter"),
         (None, {"learning_rate": 5.0, "divergence_factor": 1.5}, "divergence_factor"),
     ],
