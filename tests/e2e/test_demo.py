@@ -181,6 +181,7 @@ def unlearn(smollm2, tmp_path_factory) -> Callable[[int], str]:
     return act
 
 
+@pytest.mark.slow  # three processes with the real model; pico runs repeat bit by bit in tests/unit
 def test_the_same_seed_gives_the_same_weights_bit_for_bit(unlearn):
     first = unlearn(0)
     assert unlearn(0) == first
