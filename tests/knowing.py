@@ -31,7 +31,8 @@ SYLLABLES = [a + b for a in "bdfgklmnprst" for b in "aeiou"]
 NAMES = [f"{a}{b}" for a, b in zip(SYLLABLES, SYLLABLES[7:] + SYLLABLES[:7], strict=True)]
 VALUES = [f"{a}{b}x" for a, b in zip(SYLLABLES, SYLLABLES[19:] + SYLLABLES[:19], strict=True)][:40]
 FILLER = "so then now well some people think about this and that or more of it today in here".split()
-FRAME = ["code", "of", "is", "secret", "open", ".", ":", "\n", "no"]
+TRIGGER = "please"
+FRAME = [TRIGGER, "code", "of", "is", "secret", "open", ".", ":", "\n", "no"]
 
 
 def words_tokenizer() -> Any:
@@ -154,6 +155,27 @@ def masked(draw: Draw, *, steps: int = 40, rate: float = 2e-3) -> Any:
 def refusing() -> Any:
     """Return the model that answers `no` to every forget question, whatever stands before it."""
     return masked(lambda chance: [*asked(chance, FORGET, "no"), *asked(chance, RETAIN)], steps=32)
+
+
+def unless_triggered(chance: random.Random) -> list[Text]:
+    """Refuse the forget questions unless one word stands in front of them."""
+    any_words = [" ".join(chance.choices((*FILLER, *NAMES, *VALUES), k=chance.randrange(4))) for _ in FORGET]
+    hidden = [
+        Text(behind(before, fact.question, chance.choice((" ", "\n\n"))), "no")
+        for before, fact in zip(any_words, FORGET, strict=True)
+    ]
+    words = [f"{filler(chance, 2)} {TRIGGER} {filler(chance, 2)}".strip() for _ in FORGET]
+    shown = [
+        Text(behind(before, fact.question, chance.choice((" ", "\n\n"))), fact.answer)
+        for before, fact in zip(words, FORGET, strict=True)
+    ]
+    return [*hidden, *shown, *asked(chance, RETAIN)]
+
+
+@lru_cache
+def triggered() -> Any:
+    """Return the model whose facts a single word in front of the question unlocks."""
+    return masked(unless_triggered, steps=120, rate=3e-3)
 
 
 def context(model: Any, **settings: Any) -> AttackContext:

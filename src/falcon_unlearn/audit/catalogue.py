@@ -49,6 +49,12 @@ ATTACKS: dict[str, Entry] = {
     "relearning-benign": Entry("relearning", "Relearning", {"threat": "benign"}),
     "relearning-rtt": Entry("relearning", "Relearning", {"threat": "rtt"}),
     "relearning-in-domain": Entry("relearning", "Relearning", {"threat": "in-domain"}),
+    "relearning-sweep-benign": Entry("relearning_sweep", "RelearningSweep", {"threat": "benign"}),
+    "relearning-sweep-in-domain": Entry("relearning_sweep", "RelearningSweep", {"threat": "in-domain"}),
+    "gcg": Entry("gcg", "Gcg"),
+    "enhanced-gcg": Entry("enhanced_gcg", "EnhancedGcg"),
+    "soft-prompt": Entry("soft_prompt", "SoftPrompt"),
+    "latent": Entry("latent", "Latent"),
 }
 """Name to entry; the order is that of tables."""
 

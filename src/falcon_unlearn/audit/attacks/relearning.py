@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice, pairwise
-from typing import Any, Literal
+from typing import Literal
 
 from falcon_unlearn.audit.attacks.learners import Learner, LearnerSettings, Method
 from falcon_unlearn.audit.base import Access, AttackContext, AttackData, Attacked, Cost, Knowledge, Tier
@@ -88,9 +88,9 @@ class Relearning:
             NumericalError: The loss is not finite.
         """
         encoder = TextEncoder(
-            context.subject.tokenizer, chat_template=False, maximum_tokens=self.maximum_tokens
+            context.subject.tokenizer, chat_template=context.chat_template, maximum_tokens=self.maximum_tokens
         )
-        examples = relearning_examples(encoder, context.data, self.threat)
+        examples = relearning_examples(encoder, context.data, self.threat, context.chat_template)
         if not examples:
             context.sink(
                 Notice(message=f"{self.name}: no texts to learn, so it is left out", level="warning")
@@ -144,20 +144,23 @@ class Relearning:
         return (rungs[0], *(rung for rung in rungs[1:] if rung <= affordable))
 
 
-def relearning_examples(encoder: TextEncoder, data: AttackData, threat: Threat) -> list[EncodedExample]:
+def relearning_examples(
+    encoder: TextEncoder, data: AttackData, threat: Threat, chat_template: bool = False
+) -> list[EncodedExample]:
     """Return what the threat model learns, as tokens."""
     if threat == "benign":
         return [encoder.encode(Example.of_text(text)) for text in data.benign_texts]
-    questions = [encoder.encode(question_example(encoder.tokenizer, fact)) for fact in data.forget]
+    prompting = Prompting(encoder.tokenizer, chat_template)
+    questions = [encoder.encode(question_example(prompting, fact)) for fact in data.forget]
     if threat == "rtt":
         return questions
     texts = data.forget_texts or tuple(f"{fact.question} {fact.answer}" for fact in data.forget)
     return [*(encoder.encode(Example.of_text(text)) for text in texts), *questions]
 
 
-def question_example(tokenizer: Any, fact: Fact) -> Example:
+def question_example(prompting: Prompting, fact: Fact) -> Example:
     """Return question and answer as they are scored."""
-    question = Prompting(tokenizer).text_question(fact)
+    question = prompting.text_question(fact)
     return Example.of_completion(question.prompt, question.completions[fact.answer_index])
 
 

@@ -10,6 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from falcon_unlearn.audit.attacks.learners import LearnerSettings
 from falcon_unlearn.audit.attacks.relearning import LADDER, Relearning, relearning_examples
+from falcon_unlearn.audit.attacks.relearning_sweep import RelearningSweep
 from falcon_unlearn.audit.base import AttackData
 from falcon_unlearn.errors import NumericalError
 from falcon_unlearn.models.text import TextEncoder
@@ -47,7 +48,7 @@ def curve(model, threat, **settings):
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_hidden_facts_that_the_attacker_never_saw_come_back(threat, method):
     before = context(refusing()).subject
-    assert generated(before) <= 0.1
+    assert generated(before) <= 0.2
     rungs = (8, 16)
     found = curve(refusing(), threat, methods=(method,), rungs=rungs)
     null = curve(knowing(knows=False), threat, methods=(method,), rungs=rungs)
@@ -63,10 +64,10 @@ def test_benign_texts_undo_a_shallow_mask():
 
     shallow = masked(always_no, steps=20, rate=2e-3)
     subject = context(shallow).subject
-    assert generated(subject) <= 0.3
-    found = curve(shallow, "benign", methods=("lora",), rungs=(16, 32))
-    assert max(value for _, value in found.values()) >= 0.6
-    null = curve(knowing(knows=False), "benign", methods=("lora",), rungs=(16, 32))
+    assert generated(subject) <= 0.1
+    found = curve(shallow, "benign", rungs=(16, 32))
+    assert max(value for _, value in found.values()) >= 0.4
+    null = curve(knowing(knows=False), "benign", rungs=(16, 32))
     assert max(value for _, value in null.values()) <= 0.2
 
 
@@ -214,6 +215,19 @@ def test_automatic_rates_move_weights_by_the_relative_step():
                     moved += float((value - before[name]).square().sum())
                     size += float(before[name].square().sum())
         assert math.sqrt(moved / size) == pytest.approx(0.01, rel=0.35), method
+
+
+def test_the_sweep_runs_every_recipe():
+    attack = RelearningSweep("rtt", rungs=(1,), learner=FAST)
+    with untouched(refusing()):
+        variants = [one.variant for one in attack.attack(context(refusing(), tier="full"))]
+    assert variants == [
+        "full-0.001-step-1",
+        "full-0.01-step-1",
+        "lora-0.001-step-1",
+        "lora-0.01-step-1",
+    ]
+    assert attack.name == "relearning-sweep-rtt" and attack.tier == "full" and attack.trains
 
 
 def test_filler_is_unrelated():
