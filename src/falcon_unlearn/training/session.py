@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +13,6 @@ from falcon_unlearn.activations.collect import (
     CachedStates,
     cache_states,
     reopen_states,
-    sink_tokens,
     state_files,
 )
 from falcon_unlearn.activations.kept import files_are_whole, kept_files
@@ -30,16 +28,13 @@ from falcon_unlearn.events import EventSink, Progress, StageFinished, StageStart
 from falcon_unlearn.models.architectures import resolve_trained_parameters
 from falcon_unlearn.models.engine import BlockEngine, tensors_replaced
 from falcon_unlearn.models.precision import resolve_compute_dtype
-from falcon_unlearn.objectives.base import RepresentationObjective
-from falcon_unlearn.objectives.circuit_breakers import CircuitBreakerObjective
-from falcon_unlearn.objectives.falcon import FalconObjective, fit_domain_directions, fit_retain_statistics
-from falcon_unlearn.objectives.rmu import RmuObjective
 from falcon_unlearn.results import TrainingResult
 from falcon_unlearn.runs import WorkFolder
 from falcon_unlearn.runs.memory import peak_memory_bytes
 from falcon_unlearn.training.batches import CachedCorpus
 from falcon_unlearn.training.caching import announce_stores, cache_by_block
 from falcon_unlearn.training.cost import cache_flops, train_flops
+from falcon_unlearn.training.fitting import Caches, fit_objective
 from falcon_unlearn.training.loop import TrainingOutcome, UnlearningLoop
 from falcon_unlearn.training.masters import Masters
 from falcon_unlearn.training.sharded import window_masters
@@ -55,22 +50,6 @@ class Session:
     result: TrainingResult
     changed: dict[str, Tensor]
     original: dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class _Caches:
-    forget: list[CachedCorpus]
-    retain: list[CachedCorpus]
-    compute_dtype: torch.dtype
-    seconds: float
-
-    @property
-    def num_tokens(self) -> int:
-        return sum(sum(c.states.inputs.lengths) for c in (*self.forget, *self.retain))
-
-    @property
-    def num_bytes(self) -> int:
-        return sum(c.states.num_bytes for c in (*self.forget, *self.retain))
 
 
 def unlearn_window(
@@ -118,7 +97,7 @@ class _TrainedRun:
     window: tuple[int, int]
     layers: dict[str, int]
     masters: Masters
-    caches: _Caches
+    caches: Caches
     outcome: TrainingOutcome
     gramians: list[Gramian]
     learning_rate: float
@@ -151,7 +130,7 @@ def _train_cached(
     recipe: Recipe,
     layers: dict[str, int],
     window: tuple[int, int],
-    caches: _Caches,
+    caches: Caches,
     folder: Path,
     sink: EventSink,
     work: WorkFolder | None,
@@ -163,7 +142,7 @@ def _train_cached(
     started = time.perf_counter()
     budget = _open_budget(engine, data, recipe, folder)
     rate = resolve_learning_rate(settings.learning_rate, settings.relative_step, masters)
-    objective = _fit_objective(caches, recipe)
+    objective = fit_objective(caches, recipe)
     finished = False
     try:
         with (
@@ -304,7 +283,7 @@ def _cache_all(
     sink: EventSink,
     work: WorkFolder | None = None,
     team: Team | None = None,
-) -> _Caches:
+) -> Caches:
     started = time.perf_counter()
     team = team or Team()
     refuse_streamed_ranks(engine, team)
@@ -363,59 +342,7 @@ def _cache_all(
     retain = [cache(corpus, "retain") for corpus in data.retain]
     seconds = time.perf_counter() - started
     sink(StageFinished(stage="cache", seconds=seconds))
-    return _Caches(forget, retain, compute_dtype, seconds)
-
-
-def counted_chunks(corpus: CachedCorpus, recipe: Recipe, *, answers_only: bool) -> Iterator[Tensor]:
-    """Yield the frozen states of each group of samples that count for directions and means, N x D."""
-    offset = recipe.objective.offset
-    rows: list[Tensor] = []
-    for index in range(len(corpus.states.outputs)):
-        states_LD = corpus.states.outputs.read(index)
-        counted_L = (
-            corpus.answer_masks[index].clone()
-            if answers_only
-            else torch.ones(len(states_LD), dtype=torch.bool)
-        )
-        if offset.exclude_sinks:
-            counted_L &= ~sink_tokens(states_LD[None], torch.ones(1, len(states_LD)), offset.sink_factor)[0]
-        rows.append(states_LD[counted_L].float())
-        if sum(len(row) for row in rows) >= max(256, states_LD.shape[1] // 2):
-            yield torch.cat(rows)
-            rows = []
-    if rows:
-        yield torch.cat(rows)
-
-
-def _fit_objective(caches: _Caches, recipe: Recipe) -> RepresentationObjective:
-    """Return the objective of a method on states."""
-    if recipe.method == "rmu":
-        return RmuObjective(recipe.objective.rmu, seed=recipe.seed)
-    if recipe.method == "circuit_breakers":
-        settings = recipe.objective.circuit_breakers
-        return CircuitBreakerObjective(settings, total_steps=recipe.train.steps, seed=recipe.seed)
-    if recipe.method != "falcon":
-        raise UsageError(f"method: {recipe.method} acts on outputs and has no loss on hidden states")
-    return _fit_falcon(caches, recipe)
-
-
-def _fit_falcon(caches: _Caches, recipe: Recipe) -> FalconObjective:
-    offset = recipe.objective.offset
-    retain = None
-    if offset.mode == "paper" and offset.principal != "literal":
-        chunks = (
-            chunk for corpus in caches.retain for chunk in counted_chunks(corpus, recipe, answers_only=False)
-        )
-        retain = fit_retain_statistics(chunks, offset.directions)
-    directions: list[Tensor] = []
-    if offset.mode == "paper" and offset.resolved_granularity != "batch":
-        directions = [
-            fit_domain_directions(counted_chunks(corpus, recipe, answers_only=True), offset, retain)
-            for corpus in caches.forget
-        ]
-    return FalconObjective(
-        recipe.objective, directions, seed=recipe.seed, retain=retain, model_dtype=caches.compute_dtype
-    )
+    return Caches(forget, retain, compute_dtype, seconds)
 
 
 def _record(engine: BlockEngine, recipe: Recipe, run: _TrainedRun, data: PreparedData) -> TrainingResult:

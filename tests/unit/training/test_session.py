@@ -11,6 +11,7 @@ from falcon_unlearn.objectives.falcon import FalconObjective
 from falcon_unlearn.results import DataResult
 from falcon_unlearn.runs.memory import peak_memory_bytes
 from falcon_unlearn.training import session as session_module
+from falcon_unlearn.training.fitting import counted_chunks
 from falcon_unlearn.training.session import count_parameters, probe_window, unlearn_window
 from pico import FAMILIES, pico_model
 from tiny_runs import LAYER, parameters_of, run_session, tiny_corpus, tiny_data, tiny_engine, tiny_recipe
@@ -195,7 +196,7 @@ def test_counted_chunks_are_the_frozen_states_without_sinks(tmp_path):
         num_sinks += int(sinks.sum())
         expected.append(states[torch.tensor(example.answer_mask) & ~sinks])
     assert num_sinks > 0
-    chunks = list(session_module.counted_chunks(caches.forget[0], recipe, answers_only=True))
+    chunks = list(counted_chunks(caches.forget[0], recipe, answers_only=True))
     assert torch.equal(torch.cat(chunks), torch.cat(expected))
 
 
