@@ -124,8 +124,9 @@ def training_result() -> TrainingResult:
     )
 
 
-def summary(output: Path, *, evaluated: bool = True) -> RunSummary:
+def summary(output: Path, *, evaluated: bool = True, collapse: list[str] | None = None) -> RunSummary:
     return RunSummary(
+        collapse=collapse or [],
         output=str(output),
         report="falcon/report.html",
         data=data_result(),
@@ -175,7 +176,7 @@ def emit_everything(sink) -> None:
 @pytest.fixture
 def calls(monkeypatch):
     """Replace the heavy modules and return what they were called with."""
-    seen = SimpleNamespace(name=None, arguments=(), keywords={}, error=None)
+    seen = SimpleNamespace(name=None, arguments=(), keywords={}, error=None, collapse=[])
 
     def record(name, result):
         def function(*arguments, **keywords):
@@ -189,7 +190,9 @@ def calls(monkeypatch):
         return function
 
     pipeline = ModuleType("falcon_unlearn.pipeline")
-    pipeline.run_pipeline = record("run_pipeline", lambda recipe, output, **_: summary(output))
+    pipeline.run_pipeline = record(
+        "run_pipeline", lambda recipe, output, **_: summary(output, collapse=seen.collapse)
+    )
     pipeline.unlearn = record("unlearn", lambda recipe, output, **_: summary(output, evaluated=False))
     pipeline.select_layer = record("select_layer", lambda recipe, **_: selection_result())
     pipeline.evaluate_model = record("evaluate_model", lambda recipe, **_: evaluation_result("single", 0.5))

@@ -244,3 +244,13 @@ def test_a_full_standard_output_is_a_failure(workplace):
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False)
     assert done.returncode == 1
     assert b"No space left" in done.stderr
+
+
+def test_a_collapsed_model_is_shown_and_refused_with_the_code_of_a_gate(cli, calls):
+    calls.collapse = ["prose: perplexity rose 12-fold"]
+    code, out, err = cli(*RUN, "-q")
+    assert code == 4
+    assert "symbols" in out, "the numbers are shown all the same"
+    assert "has collapsed" in err and "12-fold" in err
+    calls.collapse = []
+    assert cli(*RUN, "-q")[0] == 0
