@@ -17,6 +17,7 @@ from falcon_unlearn.config.recipe import Recipe
 from falcon_unlearn.data.corpora import Corpus
 from falcon_unlearn.distributed.job import current_team
 from falcon_unlearn.events import EventSink, Progress, ignore_events
+from falcon_unlearn.models.arithmetic import fast_arithmetic
 from falcon_unlearn.models.engine import BlockEngine
 from falcon_unlearn.models.precision import resolve_compute_dtype
 from falcon_unlearn.pipeline.candidates import candidate_range
@@ -108,7 +109,8 @@ def _score_and_choose(
             # All ranks take part in training, so none may leave out what only the leader remembers.
             kept = work if team.size == 1 else None
             return team.share(_select_by_gradients(workspace, recipe, sink, scratch, kept))
-        return team.from_leader(lambda: _select_by_information(workspace, recipe, sink, scratch, work))
+        with fast_arithmetic(workspace.loaded.model):
+            return team.from_leader(lambda: _select_by_information(workspace, recipe, sink, scratch, work))
 
 
 def fixed_selection(layer: int) -> SelectionResult:
