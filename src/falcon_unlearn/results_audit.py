@@ -151,6 +151,39 @@ class WorstCase(Record):
     recovered: Estimate
 
 
+class MembershipScore(Record):
+    """State how well one score tells answers that were learnt from others."""
+
+    name: Literal["loss", "zlib", "min_k", "min_k_plus_plus", "reference"]
+    auc: Estimate
+    """Chance that a text that was not learnt scores above one that was: 1 finds all, about .5 none."""
+    true_positive_rate: float | None
+    """Share found where 1 % of the others are taken for learnt; None: fewer than 100 others."""
+
+
+class ModelMemorisation(Record):
+    """State how much of the forget answers one model reproduces, and what their losses betray."""
+
+    model: ModelRole
+    extraction_strength: Estimate
+    exact_memorisation: Estimate
+    extraction_strength_others: Estimate
+    """The same of the texts that were not learnt."""
+    membership: list[MembershipScore]
+
+
+class MemorisationResult(Record):
+    """Record statistics that are no recovery attack: memorisation and membership of the report facts."""
+
+    num_members: int
+    num_others: int
+    others: str
+    """What the texts are that were not learnt."""
+    blind: Estimate
+    """AUC of words alone, without any model: above .5 the texts differ by themselves."""
+    models: list[ModelMemorisation]
+
+
 class AuditedModelRecord(Record):
     """Identify one model of the audit."""
 
@@ -222,6 +255,7 @@ class AuditResult(Record):
     skipped: list[str] = Field(default_factory=list)
     """Attacks and formats that were not run, each with the reason."""
     gates: list[AuditGate] = Field(default_factory=list)
+    memorisation: MemorisationResult | None = None
     items_file: str = "audit.items.jsonl"
     environment: EnvironmentResult
     seconds: float = 0.0

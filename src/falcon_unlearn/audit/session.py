@@ -16,7 +16,14 @@ from falcon_unlearn.audit.facts import Fact
 from falcon_unlearn.audit.frame import Frame
 from falcon_unlearn.audit.gates import check_gates
 from falcon_unlearn.audit.keeping import Memory, facts_key
-from falcon_unlearn.audit.models import AuditedModel, opened
+from falcon_unlearn.audit.membership import (
+    Samples,
+    TextScores,
+    fact_samples,
+    memorisation_result,
+    score_texts,
+)
+from falcon_unlearn.audit.models import AuditedModel, OpenModel, opened
 from falcon_unlearn.audit.runner import Runner, Sets
 from falcon_unlearn.audit.scoring import ScoringSettings
 from falcon_unlearn.audit.summarise import (
@@ -42,6 +49,7 @@ from falcon_unlearn.results_audit import (
     AuditWarning,
     Baseline,
     ItemRow,
+    MemorisationResult,
     ModelRole,
 )
 
@@ -112,6 +120,8 @@ class _Work:
         self.skipped: list[str] = []
         self.technical: list[AuditWarning] = []
         self.formats: list[Format] = []
+        self.samples: Samples | None = None
+        self.text_scores: dict[ModelRole, TextScores] = {}
 
     @property
     def roles(self) -> list[ModelRole]:
@@ -125,6 +135,7 @@ class _Work:
             with opened(self.inputs.models[role], batch_tokens=self.inputs.batch_tokens) as model:
                 self.records[role] = model.record
                 self.runner.baseline(model, self.inputs.settings.formats)
+                self._measure_texts(role, model)
                 if role == "unlearned":
                     facts = self.inputs.sets.selection.facts
                     self.technical = check_model(model.subject, facts, self.scoring)
@@ -135,6 +146,22 @@ class _Work:
             for entry in entries
             if not entry.informative
         ]
+
+    def _measure_texts(self, role: ModelRole, model: OpenModel) -> None:
+        """Measure memorisation on the texts of the first model, worded by its tokenizer."""
+        if self.samples is None:
+            self.samples = fact_samples(
+                self.inputs.sets.forget.facts,
+                seed=self.inputs.settings.seeds[0],
+                chat_template=self.scoring.chat_template,
+                tokenizer=model.subject.tokenizer,
+            )
+        self.text_scores[role] = score_texts(model.subject, self.samples)
+
+    def _memorisation(self) -> MemorisationResult | None:
+        if self.samples is None:
+            return None
+        return memorisation_result(self.samples, self.text_scores, seed=self.inputs.settings.seeds[0])
 
     def attack(self) -> None:
         """Attack the unlearned model."""
@@ -186,8 +213,15 @@ class _Work:
         )
         verdict, reasons = decide(evidence)
         settings = self.inputs.settings
+        memorisation = self._memorisation()
         findings = Findings(
-            frame, tuple(entries), tuple(attacks), tuple(self.runs), tuple(self.records.values()), selection
+            frame,
+            tuple(entries),
+            tuple(attacks),
+            tuple(self.runs),
+            tuple(self.records.values()),
+            selection,
+            memorisation,
         )
         warnings = [*self.technical, *find_warnings(findings)]
         return AuditResult(
@@ -209,6 +243,7 @@ class _Work:
             warnings=sorted(warnings, key=lambda warning: warning.number),
             skipped=self.skipped,
             gates=check_gates(settings.gates, entries, worst),
+            memorisation=memorisation,
             environment=environment,
             seconds=time.perf_counter() - started,
         )

@@ -18,6 +18,7 @@ from falcon_unlearn.results_audit import (
     AuditWarning,
     Baseline,
     ItemRow,
+    MemorisationResult,
 )
 
 LOW_LETTER_MASS = 0.2
@@ -41,6 +42,7 @@ class Findings:
     runs: tuple[AttackRun, ...]
     models: tuple[AuditedModelRecord, ...]
     selection: Questions
+    memorisation: MemorisationResult | None = None
 
 
 def find_warnings(findings: Findings) -> list[AuditWarning]:
@@ -207,6 +209,10 @@ def _tokenizers(findings: Findings) -> Iterator[AuditWarning]:
 
 
 def _blind(findings: Findings) -> Iterator[AuditWarning]:
+    blind = findings.memorisation.blind if findings.memorisation is not None else None
+    if blind is not None and blind.value is not None and blind.value > BLIND_AUC and (blind.low or 0.0) > 0.5:
+        text = f"words alone tell right from wrong options, AUC {blind.value:.2f}: read no membership numbers"
+        yield AuditWarning(number=18, name="confounded split", message=text)
     for run in findings.runs:
         for info in run.variants.values():
             values = [v for k, v in info.details.items() if "blind" in k and isinstance(v, float)]

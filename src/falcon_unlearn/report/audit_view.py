@@ -42,6 +42,13 @@ _MEANINGS: dict[Verdict, str] = {
     "damaged": "The model lost what it was to keep, so what it forgot says little.",
     "inconclusive": "The data or the controls do not suffice for another word.",
 }
+_SCORE_NAMES = {
+    "loss": "loss",
+    "zlib": "zlib",
+    "min_k": "Min-K",
+    "min_k_plus_plus": "Min-K++",
+    "reference": "loss less the null's",
+}
 _ROLES: tuple[ModelRole, ...] = ("original", "unlearned", "null")
 
 
@@ -77,6 +84,17 @@ class AttackRow:
 
 
 @dataclass(frozen=True)
+class MemorisationRow:
+    """Show what one model reproduces of the forget answers, and what its losses betray."""
+
+    model: str
+    extraction: str
+    exact: str
+    scores: list[tuple[str, str]]
+    """Score and AUC."""
+
+
+@dataclass(frozen=True)
 class AuditView:
     """Hold everything the audit section needs."""
 
@@ -95,6 +113,8 @@ class AuditView:
     gates: list[tuple[str, str, bool]]
     """Expression, value, passed."""
     recovered_name: str
+    memorisation: list[MemorisationRow]
+    blind: str
 
 
 def build_audit_view(audit: AuditResult) -> AuditView:
@@ -114,7 +134,22 @@ def build_audit_view(audit: AuditResult) -> AuditView:
         skipped=list(audit.skipped),
         gates=[(gate.expression, _gate_value(gate.value), gate.passed) for gate in audit.gates],
         recovered_name="Recovered, net of the null" if has_null else "Recovered, no null at hand",
+        memorisation=_memorisation_rows(audit),
+        blind=estimate_words(audit.memorisation.blind) if audit.memorisation is not None else "",
     )
+
+
+def _memorisation_rows(audit: AuditResult) -> list[MemorisationRow]:
+    models = audit.memorisation.models if audit.memorisation is not None else []
+    return [
+        MemorisationRow(
+            model.model,
+            estimate_words(model.extraction_strength),
+            estimate_words(model.exact_memorisation),
+            [(_SCORE_NAMES[score.name], estimate_words(score.auc)) for score in model.membership],
+        )
+        for model in models
+    ]
 
 
 def audit_note(audit: AuditResult) -> str:

@@ -178,6 +178,15 @@ def test_what_only_hides_is_suppressed_and_the_attack_named(audit):
     assert restored.forward_equivalents == 5.0 and restored.details["tensors"] > 10
 
 
+def test_memorisation_of_all_models_is_recorded(audit):
+    found = {model.model: model for model in audit.result.memorisation.models}
+    assert set(found) == {"original", "null", "unlearned"}
+    assert found["original"].extraction_strength.value > 0.9
+    assert found["null"].extraction_strength.value < 0.6
+    losses = {role: model.membership[0].auc.value for role, model in found.items()}
+    assert losses["original"] > 0.95 and losses["null"] < 0.75
+
+
 def test_net_recovery_has_its_formula(audit):
     by = {(entry.attack, entry.format): entry for entry in audit.result.attacks}
     entry, plain = by["restore", "text"], audit.result.baseline("text")

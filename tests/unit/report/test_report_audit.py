@@ -10,10 +10,10 @@ import pytest
 from audit_records import ATTACKS, attack, audit_record, baseline
 from falcon_unlearn.errors import UsageError
 from falcon_unlearn.report import model_card, render_audit, render_report
-from falcon_unlearn.report.audit_charts import recovery_chart
+from falcon_unlearn.report.audit_charts import estimate_words, recovery_chart
 from falcon_unlearn.report.audit_view import audit_note, build_audit_view
 from falcon_unlearn.report.verdict import AUDIT_NOTE
-from falcon_unlearn.results_audit import Estimate
+from falcon_unlearn.results_audit import Estimate, MembershipScore, MemorisationResult, ModelMemorisation
 from falcon_unlearn.runs import write_json_atomic
 
 
@@ -93,6 +93,22 @@ def test_the_page_holds_every_attack_and_escapes_what_it_shows(tmp_path):
         assert name in page
     assert "worst&lt;=0.2: failed" in page
     assert "http" not in re.sub(r"http-equiv|http://www.w3.org/\S+", "", page)
+
+
+def test_memorisation_is_shown_as_no_attack(tmp_path):
+    sure = Estimate(value=0.9, low=0.8, high=1.0)
+    model = ModelMemorisation(
+        model="unlearned",
+        extraction_strength=sure,
+        exact_memorisation=sure,
+        extraction_strength_others=sure,
+        membership=[MembershipScore(name="min_k", auc=sure, true_positive_rate=None)],
+    )
+    found = MemorisationResult(num_members=9, num_others=9, others="x", blind=sure, models=[model])
+    write_json_atomic(tmp_path / "audit.json", audit_record(memorisation=found))
+    page = render_audit(tmp_path).read_text(encoding="utf-8")
+    assert f"Min-K {estimate_words(sure)}" in page
+    assert "No recovery attack" in page
 
 
 def test_a_folder_without_audit_is_refused(tmp_path):
