@@ -126,9 +126,11 @@ def test_a_folder_created_meanwhile_is_not_overwritten(tmp_path):
 
 
 HOLDER = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from falcon_unlearn.runs import staged_folder
+# A shell's background job inherits that SIGINT is ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 with staged_folder(Path(sys.argv[1])) as staging:
     (staging / "weights").write_text("x" * 1000)
     print("ready", flush=True)
