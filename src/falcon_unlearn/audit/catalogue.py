@@ -33,6 +33,7 @@ class Entry:
 ATTACKS: dict[str, Entry] = {
     "wording": Entry("wording", "Wording"),
     "logit-lens": Entry("logit_lens", "LogitLens"),
+    "tuned-lens": Entry("tuned_lens", "TunedLens"),
     "linear-probe": Entry("linear_probe", "LinearProbe"),
     "quantisation": Entry("quantisation", "Quantisation"),
     "pruning": Entry("pruning", "Pruning"),
