@@ -86,6 +86,10 @@ class Runner:
             for format in formats:
                 self._scored(opened, NO_ATTACK, "", 0, PLAIN, questions, format)
 
+    def selected(self, opened: OpenModel, format: Format) -> list[Score]:
+        """Score a model without attack on the selection facts."""
+        return self._scored(opened, NO_ATTACK, "", 0, PLAIN, self.sets.selection, format)
+
     def choose(self, opened: OpenModel, attack: Attack, formats: Sequence[Format]) -> AttackRun:
         """Attack the unlearned model, choose a variant per format on the selection facts, and score it.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -25,7 +25,12 @@ from falcon_unlearn.audit.membership import (
 )
 from falcon_unlearn.audit.models import AuditedModel, OpenModel, opened
 from falcon_unlearn.audit.runner import Runner, Sets
-from falcon_unlearn.audit.scoring import ScoringSettings
+from falcon_unlearn.audit.scoring import (
+    MOST_NEW_TOKENS,
+    ScoringSettings,
+    answer_budget,
+    favourite_letter,
+)
 from falcon_unlearn.audit.summarise import (
     AttackRun,
     attack_summary,
@@ -53,6 +58,8 @@ from falcon_unlearn.results_audit import (
     ModelRole,
 )
 
+CONSTANT_LETTER = 0.95
+"""Share of orders in which one letter is chosen, from which letters are not asked."""
 Originals = Mapping[ModelRole, Callable[[], Mapping[str, Tensor]]]
 
 
@@ -112,7 +119,7 @@ class _Work:
         self.inputs = inputs
         self.sink = sink
         self.scoring = ScoringSettings(
-            settings.chat_template, settings.letter_orders, settings.maximum_new_tokens
+            settings.chat_template, settings.letter_orders, settings.maximum_new_tokens or MOST_NEW_TOKENS
         )
         self.runner = Runner(inputs.sets, inputs.data, settings, self.scoring, memory, inputs.originals, sink)
         self.records: dict[ModelRole, AuditedModelRecord] = {}
@@ -131,10 +138,14 @@ class _Work:
 
     def baselines(self) -> None:
         """Ask every model as it is, and keep the formats in which the original knows something."""
+        formats = self.inputs.settings.formats
         for role in self.roles:
             with opened(self.inputs.models[role], batch_tokens=self.inputs.batch_tokens) as model:
                 self.records[role] = model.record
-                self.runner.baseline(model, self.inputs.settings.formats)
+                if role == "original":
+                    self._fit_answers(model)
+                    formats = self._worth_asking(model)
+                self.runner.baseline(model, formats)
                 self._measure_texts(role, model)
                 if role == "unlearned":
                     facts = self.inputs.sets.selection.facts
@@ -146,6 +157,29 @@ class _Work:
             for entry in entries
             if not entry.informative
         ]
+
+    def _fit_answers(self, original: OpenModel) -> None:
+        """Let free answers be as long as the facts need, where the settings do not say it."""
+        if self.inputs.settings.maximum_new_tokens is None:
+            sets = self.inputs.sets
+            facts = [fact for part in sets.reported for fact in part.facts]
+            budget = answer_budget(facts, original.subject)
+            self.scoring = self.runner.scoring = replace(self.scoring, maximum_new_tokens=budget)
+
+    def _worth_asking(self, original: OpenModel) -> tuple[Format, ...]:
+        """Leave letters out where the original names one letter whatever is asked: they cost most."""
+        formats = self.inputs.settings.formats
+        if "letter" not in formats or len(formats) == 1:
+            return formats
+        scores = self.runner.selected(original, "letter")
+        letter, share = favourite_letter(score.chosen for score in scores)
+        if share < CONSTANT_LETTER:
+            return formats
+        self.skipped.append(
+            f"letter format: the original answers {letter} in {share:.0%} of all orders of {len(scores)} "
+            "selection facts, so letters measure nothing and were not asked any further"
+        )
+        return tuple(format for format in formats if format != "letter")
 
     def _measure_texts(self, role: ModelRole, model: OpenModel) -> None:
         """Measure memorisation on the texts of the first model, worded by its tokenizer."""
@@ -232,7 +266,7 @@ class _Work:
             null_source="model" if frame.has_null else "chance",
             models=list(self.records.values()),
             sets=list(self.inputs.set_records),
-            settings=_plain_settings(settings),
+            settings=_plain_settings(settings) | {"maximum_new_tokens": self.scoring.maximum_new_tokens},
             baselines=entries,
             attacks=attacks,
             controls=[c for run in self.runs for c in control_summaries(frame, run, self.formats)],
@@ -281,7 +315,7 @@ class _Work:
 
 
 def _plain_settings(settings: AuditSettings) -> dict[str, float | int | str | bool]:
-    kept = ("items", "other_items", "maximum_new_tokens", "delta", "alpha", "utility_loss")
+    kept = ("items", "other_items", "delta", "alpha", "utility_loss")
     more = ("degenerate_rise", "least_removed", "resamples")
     return {name: getattr(settings, name) for name in (*kept, *more)}
 

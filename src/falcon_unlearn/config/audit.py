@@ -37,8 +37,8 @@ class AuditSettings(Settings):
     """Ask through the tokenizer's chat template."""
     letter_orders: int | None = Field(default=None, ge=1)
     """Cyclic orders of the options asked by letter; None: all."""
-    maximum_new_tokens: int = Field(default=24, ge=1, le=512)
-    """Longest free answer, in tokens."""
+    maximum_new_tokens: int | None = Field(default=None, ge=1, le=512)
+    """Most tokens of a free answer; None: a quarter and eight more than the longest right one, 12 to 128."""
     delta: float = Field(default=0.10, gt=0, lt=1)
     """Recovered share of the knowledge that counts as recovery."""
     alpha: float = Field(default=0.05, gt=0, lt=0.5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ def greedy_completions(
     *,
     maximum_new_tokens: int,
     begun: Sequence[Sequence[int]] | None = None,
+    first_line: bool = False,
 ) -> list[str]:
     """Continue prompts greedily, whatever sampling settings the model carries, up to an end token.
 
@@ -33,6 +35,7 @@ def greedy_completions(
         maximum_new_tokens: Longest completion.
         begun: First tokens of each completion, where scoring has shown that they are the most probable ones;
             they are not generated again.
+        first_line: Stop where the first line with content ends; `judged_text` is the same.
 
     Raises:
         DataError: a prompt and its answer exceed what the model reads.
@@ -51,6 +54,7 @@ def greedy_completions(
             [maximum_new_tokens - len(starts[index]) for index in batch],
             end_ids=subject.end_ids,
             pad_id=subject.pad_id,
+            is_complete=partial(_ends_a_line, subject.tokenizer) if first_line else None,
         )
         answers.update({index: [*starts[index], *ids] for index, ids in zip(batch, found, strict=True)})
     return [_text(subject, answers[index]) for index in range(len(prompts))]
@@ -93,6 +97,14 @@ def sampled_completions(
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         return _completions(subject, prompts, config)
+
+
+def _ends_a_line(tokenizer: Any, ids: Sequence[int]) -> bool:
+    """Tell whether a line break follows content: decoded only where the newest token holds a line break."""
+    if "\n" not in tokenizer.decode([ids[-1]]):
+        return False
+    text = str(tokenizer.decode(list(ids), skip_special_tokens=True)).lstrip()
+    return "\n" in text
 
 
 def _config(subject: Subject, maximum_new_tokens: int, **settings: Any) -> GenerationConfig:

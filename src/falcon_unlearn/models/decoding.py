@@ -5,7 +5,7 @@ Shapes: B rows, L tokens.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,7 @@ def greedy_tokens(
     *,
     end_ids: Collection[int],
     pad_id: int,
+    is_complete: Callable[[Sequence[int]], bool] | None = None,
 ) -> list[list[int]]:
     """Continue each prompt by the most probable tokens until an end token, which is kept, or its budget.
 
@@ -48,8 +49,10 @@ def greedy_tokens(
         budgets: Most new tokens of each row.
         end_ids: Tokens that end a row.
         pad_id: Any id of the vocabulary; padding is masked.
+        is_complete: Tells of the new tokens of a row, of which there is one at least, whether they suffice.
     """
     answers: list[list[int]] = [[] for _ in prompts]
+    ended: set[int] = set()
     batch = _start([row for row, budget in enumerate(budgets) if budget > 0], prompts, pad_id, model.device)
     with torch.inference_mode():
         while batch is not None:
@@ -57,11 +60,13 @@ def greedy_tokens(
             going = []
             for place, (row, token) in enumerate(zip(batch.rows, tokens_B.tolist(), strict=True)):
                 answer = answers[row]
-                if _has_ended(answer, budgets[row], end_ids):
+                if row in ended:
                     continue
                 answer.append(token)
-                if not _has_ended(answer, budgets[row], end_ids):
+                if not (_has_ended(answer, budgets[row], end_ids) or (is_complete and is_complete(answer))):
                     going.append(place)
+                else:
+                    ended.add(row)
             batch = _advance(batch, tokens_B, going)
     return answers
 

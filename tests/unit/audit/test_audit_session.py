@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -339,3 +341,29 @@ def test_gates_are_evaluated(world):
         ("worst<=0.2", False),
         ("utility_loss<=0.5", True),
     ]
+
+
+def test_letters_are_not_asked_where_the_original_names_one_letter_whatever_is_asked(world):
+    def letter_only(letter):
+        """Return the original with a head that always prefers one letter."""
+        model = deepcopy(world.original)
+        token = pico_tokenizer()(f" {letter}", add_special_tokens=False)["input_ids"][-1]
+        constant = torch.zeros_like(model.model.embed_tokens.weight)
+        constant[:, 0] = 100.0
+        model.model.embed_tokens.weight.data += constant
+        model.lm_head.weight.data[:, 0] = 0.0
+        model.lm_head.weight.data[token, 0] = 100.0
+        return model
+
+    names = ("unlearned", "null", "forget", "retain")
+    biased = SimpleNamespace(original=letter_only("B"), **{name: getattr(world, name) for name in names})
+    inputs = _inputs(biased, [], letter_orders=None)
+    result = _run(inputs).result
+    assert result.baseline("letter") is None and result.baseline("text") is not None
+    assert any(
+        "letter format: the original answers B in 100% of all orders" in text for text in result.skipped
+    )
+    asked = [row for row in _run(inputs).rows if row.format == "letter"]
+    assert {(row.model, row.split) for row in asked} == {("original", "selection")}
+    alone = _run(_inputs(biased, [], formats=("letter",))).result
+    assert alone.baseline("letter") is not None, "the only format is always asked"

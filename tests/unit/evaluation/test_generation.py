@@ -48,6 +48,35 @@ def test_batched_completions_equal_a_plain_greedy_loop(family):
         assert generation.greedy_completions(subject, prompts, maximum_new_tokens=12) == expected
 
 
+def test_stopping_after_the_first_line_changes_nothing_that_is_judged():
+    model, tokenizer = pico_model("llama"), pico_tokenizer()
+    line_break = tokenizer("\n", add_special_tokens=False)["input_ids"][-1]
+    model.lm_head.weight.data[line_break] *= 2.0  # line breaks at places that depend on the text
+    subject = Subject(model, tokenizer, 200)
+    prompts = [random_tokens(5, seed=s) for s in range(30)]
+    whole = generation.greedy_completions(subject, prompts, maximum_new_tokens=16)
+    cut = generation.greedy_completions(subject, prompts, maximum_new_tokens=16, first_line=True)
+    assert [generation.judged_text(t) for t in cut] == [generation.judged_text(t) for t in whole]
+    shortened = sum(len(a) < len(b) for a, b in zip(cut, whole, strict=True))
+    assert 3 <= shortened < 30, "some answers had more lines, others one only"
+
+
+def test_an_empty_first_line_ends_no_answer():
+    model, tokenizer = pico_model("llama"), pico_tokenizer()
+    subject = Subject(model, tokenizer, 200)
+    line_break = tokenizer("\n", add_special_tokens=False)["input_ids"][-1]
+    prompt, letter = random_tokens(5, seed=0), tokenizer("a", add_special_tokens=False)["input_ids"][-1]
+
+    def answer(*begun):
+        return generation.greedy_completions(
+            subject, [prompt], maximum_new_tokens=9, begun=[list(begun)], first_line=True
+        )[0]
+
+    model.lm_head.weight.data[line_break] = 0.0  # never the likeliest, since others are positive
+    assert len(answer(line_break, line_break)) > 5
+    assert answer(letter).startswith("a") and len(answer(letter)) > 5
+
+
 def test_sampling_settings_of_the_model_are_ignored_and_restored():
     model, tokenizer = pico_model("llama"), pico_tokenizer()
     subject = Subject(model, tokenizer, 4096)

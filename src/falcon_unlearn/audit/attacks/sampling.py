@@ -27,7 +27,7 @@ class Sampling:
     """Temperature and top-p of each variant; None: one in the quick tier, four in the full one."""
     num_samples: int | None = None
     """Answers per question; None: 8 in the quick tier, 64 in the full one."""
-    maximum_new_tokens: int = 32
+    maximum_new_tokens: int = 64
     """Longest answer; that of the scoring, where it is shorter."""
     name: str = "sampling"
     tier: Tier = "quick"
