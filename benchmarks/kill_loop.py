@@ -248,6 +248,7 @@ def _finetuning(bench: Path) -> Scenario:
             device="cpu",
             cache=folder,
             sink=countdown.tick,
+            save_seconds=0,
         )
 
     def outcome_of(folder: Path) -> dict[str, bytes]:

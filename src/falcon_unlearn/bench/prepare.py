@@ -14,23 +14,34 @@ from filelock import FileLock
 
 from falcon_unlearn._version import __version__
 from falcon_unlearn.config.model import ModelSettings
-from falcon_unlearn.errors import DataError, PrerequisiteError
+from falcon_unlearn.errors import DataError, PrerequisiteError, UsageError
 from falcon_unlearn.events import EventSink, Notice, ignore_events
 from falcon_unlearn.examples import EncodedExample
 from falcon_unlearn.models.access import load_model, pick_device, resolve_folder
 from falcon_unlearn.models.engine import BlockEngine
+from falcon_unlearn.pipeline.resuming import kept_on_failure
 from falcon_unlearn.runs import (
+    WorkFolder,
     cache_folder,
     fingerprint,
     free_disk_check,
+    open_work,
     public_name,
     sha256_file,
     staged_folder,
     verify_manifest,
+    work_path,
     write_json_atomic,
     write_manifest,
 )
-from falcon_unlearn.training.finetune import FinetuneSettings, finetune
+from falcon_unlearn.training.finetune import (
+    SAVE_SECONDS,
+    STATE_BYTES,
+    STATES,
+    FinetuneSettings,
+    finetune,
+    trainable_names,
+)
 
 RECORD = "finetuning.json"
 FORMAT = 1
@@ -45,7 +56,7 @@ class PreparedModel:
     seconds: float
     """Time the training took, on the machine that did it."""
     losses: tuple[float, ...]
-    """Mean loss per epoch, in nats per token, of the epochs of the last session."""
+    """Mean loss per epoch, in nats per token."""
 
 
 def prepare_model(
@@ -57,10 +68,11 @@ def prepare_model(
     device: str = "auto",
     cache: Path | None = None,
     sink: EventSink = ignore_events,
+    save_seconds: float = SAVE_SECONDS,
 ) -> PreparedModel:
     """Return the base model fine-tuned on `examples`, from the cache if it is there.
 
-    An interrupted training goes on from its last finished epoch.
+    An interrupted training goes on from its last saved step.
 
     Args:
         base: The base model.
@@ -70,6 +82,7 @@ def prepare_model(
         device: Where to train.
         cache: Folder of prepared models; the user's cache if None.
         sink: Receives progress.
+        save_seconds: Work between two saved states of the training; 0 means after every step.
 
     Raises:
         FalconError: The base cannot be loaded, the disk is full, or training diverged.
@@ -84,7 +97,11 @@ def prepare_model(
     with FileLock(home / f".{folder.name}.preparing"):
         if not _is_complete(folder):
             shutil.rmtree(folder, ignore_errors=True)  # what is left of a damaged one
-            _train(base, examples, settings, folder, device, sink, key)
+            work = _open_work(folder, key, sink)
+            with kept_on_failure(work):
+                _train(base, examples, settings, folder, device, sink, key, work, save_seconds)
+        # Only now: until the folder is in place, a kill must find the states.
+        _remove_states(folder)
     record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     return PreparedModel(folder, record["seconds"], tuple(record["losses"]))
 
@@ -110,6 +127,32 @@ def _is_complete(folder: Path) -> bool:
     return True
 
 
+def _open_work(folder: Path, key: str, sink: EventSink) -> WorkFolder:
+    """Open the states of a training, or start new ones where those that are there cannot be trusted."""
+    try:
+        return open_work(work_path(folder), {"preparation": key}, sink=sink)
+    except UsageError as error:
+        sink(Notice(message=f"the training starts again: {error.message}", level="warning"))
+        return open_work(work_path(folder), {"preparation": key}, "never", sink)
+
+
+def _remove_states(folder: Path) -> None:
+    shutil.rmtree(work_path(folder), ignore_errors=True)
+    for suffix in (".state", ".part"):  # of versions that kept one file
+        folder.with_name(f".{folder.name}{suffix}").unlink(missing_ok=True)
+
+
+def _check_disk(engine: BlockEngine, settings: FinetuneSettings, folder: Path) -> None:
+    """Make sure that the model and three states have room: two are kept while the next one is written."""
+    parameters = dict(engine.model.named_parameters())
+    trained = sum(
+        parameters[name].numel() for name in trainable_names(engine, embeddings=settings.embeddings)
+    )
+    weights = sum(p.numel() * p.element_size() for p in parameters.values())
+    there = sum(p.stat().st_size for p in (work_path(folder) / STATES).rglob("*") if p.is_file())
+    free_disk_check(folder, max(0, 3 * STATE_BYTES * trained + weights - there), headroom=1.1)
+
+
 def _train(
     base: ModelSettings,
     examples: Sequence[EncodedExample],
@@ -118,13 +161,14 @@ def _train(
     device: str,
     sink: EventSink,
     key: str,
+    work: WorkFolder,
+    save_seconds: float,
 ) -> None:
     loaded = load_model(base, pick_device(device))
-    # Weights in the source dtype, the state of training (three float32 copies), and the staged folder.
-    free_disk_check(folder, 14 * sum(p.numel() for p in loaded.model.parameters()), headroom=1.1)
+    engine = BlockEngine(loaded.model, loaded.structure)
+    _check_disk(engine, settings, folder)
     sink(Notice(message=f"training {folder.name} on {len(examples)} examples; it is kept in the cache"))
-    state = folder.parent / f".{folder.name}.state"
-    result = finetune(BlockEngine(loaded.model, loaded.structure), examples, settings, sink, state)
+    result = finetune(engine, examples, settings, sink, work, save_seconds=save_seconds)
     with staged_folder(folder) as staging:
         loaded.model.save_pretrained(staging)
         loaded.tokenizer.save_pretrained(staging)

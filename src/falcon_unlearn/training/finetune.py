@@ -1,6 +1,6 @@
 """Teach a model texts: the plain fine-tuning that makes benchmark targets and retain models.
 
-Continues after an interruption from the last finished epoch, to the same weights as without it.
+Continues after an interruption from the last saved step, to the same weights as without it.
 """
 
 from __future__ import annotations
@@ -8,27 +8,32 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from falcon_unlearn.events import EventSink, TrainingStepped
 from falcon_unlearn.examples import EncodedExample
 from falcon_unlearn.models.engine import BlockEngine, parameters_in_dtype
 from falcon_unlearn.models.packing import head_logits, pack_examples, supervised_states
-from falcon_unlearn.models.precision import resolve_compute_dtype
-from falcon_unlearn.training.guards import check_finite_loss
+from falcon_unlearn.runs import WorkFolder
+from falcon_unlearn.stopping import current_stop
+from falcon_unlearn.training.guards import check_finite_loss, check_finite_tensors
 from falcon_unlearn.training.masters import Masters
+from falcon_unlearn.training.session import settled_dtype
+from falcon_unlearn.training.states import LoopState, TrainingStates
 
 POOL = 8
 """Batches whose examples are sorted by length together: little padding, and batches stay random."""
+SAVE_SECONDS = 60.0
+"""Work between two saved states; more where saving is slow."""
+STATES = "training"
+"""Name of the states in the work folder."""
+STATE_BYTES = 12
+"""Of one saved state, for each trained parameter: its value and both moments, in float32."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +60,9 @@ class Finetuned:
 
     steps: int
     losses: list[float]
-    """Mean loss of each epoch run here, in nats per token."""
+    """Mean loss of each epoch, in nats per token."""
     seconds: float
+    """Wall time, that of earlier processes included."""
     tokens: int
 
 
@@ -65,7 +71,9 @@ def finetune(
     examples: Sequence[EncodedExample],
     settings: FinetuneSettings,
     sink: EventSink,
-    state_file: Path | None = None,
+    work: WorkFolder | None = None,
+    *,
+    save_seconds: float = SAVE_SECONDS,
 ) -> Finetuned:
     """Minimise the mean negative log-likelihood per token on `examples`.
 
@@ -74,35 +82,30 @@ def finetune(
         examples: What to learn.
         settings: How.
         sink: Receives progress.
-        state_file: Where the state after each epoch is kept; training goes on from there if it exists, and
-            it is removed at the end.
+        work: Keeps states about every `save_seconds` and the last one, and gives them back after a kill;
+            nothing is kept if None. The caller removes it once the result is safe.
+        save_seconds: 0 means after every step.
 
     Raises:
-        NumericalError: The loss is not finite.
+        NumericalError: A loss or a gradient is not finite.
+        PrerequisiteError: The disk refused a state; the states saved before stay.
+        KeyboardInterrupt, Terminated: A signal came; the step was finished and the state saved.
     """
-    started = time.perf_counter()
-    dtype = resolve_compute_dtype(settings.compute_dtype, engine.device)
+    dtype = settled_dtype(work, "compute_dtype", settings.compute_dtype, engine.device)
     masters = Masters(engine.model, trainable_names(engine, embeddings=settings.embeddings))
     run = _Run(engine, masters, settings, math.ceil(len(examples) / settings.batch_size))
-    first = run.load(state_file)
-    losses: list[float] = []
+    states = TrainingStates(None if work is None else work.snapshots(STATES), save_seconds)
     finished = False
     try:
         with parameters_in_dtype(list(engine.model.parameters()), dtype), masters.trainable():
-            masters.push()
-            for epoch in range(first, settings.epochs):
-                losses.append(run.epoch(epoch, examples, sink))
-                if state_file is not None and epoch + 1 < settings.epochs:
-                    run.save(state_file, epoch + 1)
+            run.train(examples, sink, states)
         finished = True
     finally:
         if not finished:
             masters.revert()
     masters.commit()
-    if state_file is not None:
-        state_file.unlink(missing_ok=True)
-    tokens = sum(len(example.input_ids) - 1 for example in examples) * len(losses)
-    return Finetuned(run.total, losses, time.perf_counter() - started, tokens)
+    tokens = sum(len(example.input_ids) - 1 for example in examples) * settings.epochs
+    return Finetuned(run.total, run.epoch_losses(), run.state.seconds, tokens)
 
 
 def trainable_names(engine: BlockEngine, *, embeddings: bool) -> list[str]:
@@ -127,6 +130,7 @@ class _Run:
     def __init__(self, engine: BlockEngine, masters: Masters, settings: FinetuneSettings, steps: int) -> None:
         self.engine, self.masters, self.settings = engine, masters, settings
         self.steps, self.total = steps, steps * settings.epochs
+        self.state = LoopState()
         self.optimizer = torch.optim.AdamW(
             masters.values.values(),
             lr=settings.learning_rate,
@@ -135,16 +139,38 @@ class _Run:
             fused=True,
         )
 
-    def epoch(self, epoch: int, examples: Sequence[EncodedExample], sink: EventSink) -> float:
-        total, count = 0.0, 0
-        for number, chosen in enumerate(self.batches(epoch, examples)):
-            step = epoch * self.steps + number
-            started = time.perf_counter()
-            loss, labels = self.step(step, [examples[i] for i in chosen])
-            total, count = total + loss * labels, count + labels
-            row = {"loss": loss, "seconds": time.perf_counter() - started}
-            sink(TrainingStepped(step=step + 1, total=self.total, metrics=row))
-        return total / count
+    def train(self, examples: Sequence[EncodedExample], sink: EventSink, states: TrainingStates) -> None:
+        """Take all steps that are missing."""
+        self.state = states.restore(self.masters.values, self.optimizer)
+        self.masters.push()
+        started, stop = time.perf_counter() - self.state.seconds, current_stop()
+        for step, chosen in self.missing(examples):
+            with stop.postponed():
+                begun = time.perf_counter()
+                loss, labels = self.step(step, [examples[i] for i in chosen])
+                self.state.history.append({"loss": loss, "labels": float(labels)})
+                self.state.step, self.state.seconds = step + 1, time.perf_counter() - started
+                row = {"loss": loss, "seconds": time.perf_counter() - begun}
+                sink(TrainingStepped(step=step + 1, total=self.total, metrics=row))
+                if states.due or stop.number is not None or step + 1 == self.total:
+                    states.save(self.state, self.masters.values, self.optimizer)
+            stop.check()
+
+    def missing(self, examples: Sequence[EncodedExample]) -> Iterator[tuple[int, list[int]]]:
+        """Yield the steps that are not done yet, each with its batch."""
+        done = self.state.step
+        for epoch in range(done // self.steps, self.settings.epochs):
+            for step, batch in enumerate(self.batches(epoch, examples), epoch * self.steps):
+                if step >= done:
+                    yield step, batch
+
+    def epoch_losses(self) -> list[float]:
+        """Return the mean loss per token of every epoch."""
+        rows, losses = self.state.history, []
+        for start in range(0, len(rows), self.steps):
+            epoch = rows[start : start + self.steps]
+            losses.append(sum(r["loss"] * r["labels"] for r in epoch) / sum(r["labels"] for r in epoch))
+        return losses
 
     def batches(self, epoch: int, examples: Sequence[EncodedExample]) -> list[list[int]]:
         """Return the epoch's batches: a seeded shuffle in which similar lengths share a batch."""
@@ -169,7 +195,9 @@ class _Run:
         check_finite_loss("fine-tuning", value, step)
         for master, gradient in zip(masters.values.values(), gradients, strict=True):
             master.grad = gradient.float()
-        torch.nn.utils.clip_grad_norm_(masters.values.values(), self.settings.maximum_gradient_norm)
+        limit = self.settings.maximum_gradient_norm
+        norm = torch.nn.utils.clip_grad_norm_(masters.values.values(), limit)
+        check_finite_tensors("gradient norm", {"fine-tuning": norm}, step)
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate(step)
         self.optimizer.step()
@@ -180,28 +208,3 @@ class _Run:
     def rate(self, step: int) -> float:
         warmup, decay = max(1, self.total // 20), max(1, 2 * self.total // 5)
         return self.settings.learning_rate * min(1.0, (step + 1) / warmup, (self.total - step) / decay)
-
-    def save(self, path: Path, epoch: int) -> None:
-        tensors: dict[str, Tensor] = {}
-        for name, value in self.masters.values.items():
-            state = self.optimizer.state[value]
-            tensors |= {f"value:{name}": value, f"first:{name}": state["exp_avg"]}
-            tensors |= {f"second:{name}": state["exp_avg_sq"]}
-        unfinished = path.with_suffix(".part")
-        save_file(tensors, unfinished, metadata={"epoch": str(epoch)})
-        unfinished.replace(path)
-
-    @torch.no_grad()
-    def load(self, path: Path | None) -> int:
-        if path is None or not path.is_file():
-            return 0
-        with safe_open(path, framework="pt") as stored:
-            epoch = int(stored.metadata()["epoch"])
-            for name, value in self.masters.values.items():
-                value.copy_(stored.get_tensor(f"value:{name}"))
-                self.optimizer.state[value] = {
-                    "step": torch.tensor(float(epoch * self.steps)),
-                    "exp_avg": stored.get_tensor(f"first:{name}"),
-                    "exp_avg_sq": stored.get_tensor(f"second:{name}"),
-                }
-        return epoch
