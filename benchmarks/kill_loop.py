@@ -182,7 +182,7 @@ def scenarios(bench: Path) -> list[Scenario]:
         def act(folder: Path, countdown: Countdown) -> None:
             from falcon_unlearn.pipeline import run_pipeline
 
-            if not (folder / "out").exists():
+            if not _is_there(folder / "out"):
                 run_pipeline(recipe, folder / "out", typed_recipe="", command="", sink=countdown.tick)
 
         return Scenario(name, act, lambda folder: outcome(folder / "out"))
@@ -200,15 +200,22 @@ def scenarios(bench: Path) -> list[Scenario]:
     ]
 
 
+def _is_there(output: Path) -> bool:
+    """Tell whether the output is in place; a command that finds it so removes what a kill left beside it."""
+    from falcon_unlearn.runs import remove_finished
+
+    if output.exists():
+        remove_finished(output)
+    return output.exists()
+
+
 def _selecting(bench: Path) -> Scenario:
     def act(folder: Path, countdown: Countdown) -> None:
         from falcon_unlearn.pipeline import select_layer
-        from falcon_unlearn.runs import work_path, write_json_atomic
 
         path = folder / "selection.json"
-        if not path.exists():
-            result = select_layer(_recipe(bench), sink=countdown.tick, work=work_path(path))
-            write_json_atomic(path, result)
+        if not _is_there(path):
+            select_layer(_recipe(bench), sink=countdown.tick, output=path)
 
     return Scenario(
         "select", act, lambda folder: _without_times(json.loads((folder / "selection.json").read_text()))
@@ -218,12 +225,10 @@ def _selecting(bench: Path) -> Scenario:
 def _evaluating(bench: Path) -> Scenario:
     def act(folder: Path, countdown: Countdown) -> None:
         from falcon_unlearn.pipeline import evaluate_model
-        from falcon_unlearn.runs import work_path, write_json_atomic
 
         path = folder / "evaluation.json"
-        if not path.exists():
-            result = evaluate_model(_recipe(bench), sink=countdown.tick, work=work_path(path))
-            write_json_atomic(path, result)
+        if not _is_there(path):
+            evaluate_model(_recipe(bench), sink=countdown.tick, output=path)
 
     return Scenario(
         "evaluate", act, lambda folder: _without_times(json.loads((folder / "evaluation.json").read_text()))

@@ -27,6 +27,7 @@ from falcon_unlearn.runs import (
     free_disk_check,
     open_work,
     public_name,
+    remove_work,
     sha256_file,
     staged_folder,
     verify_manifest,
@@ -137,7 +138,7 @@ def _open_work(folder: Path, key: str, sink: EventSink) -> WorkFolder:
 
 
 def _remove_states(folder: Path) -> None:
-    shutil.rmtree(work_path(folder), ignore_errors=True)
+    remove_work(work_path(folder))
     for suffix in (".state", ".part"):  # of versions that kept one file
         folder.with_name(f".{folder.name}{suffix}").unlink(missing_ok=True)
 

@@ -66,13 +66,19 @@ def print_result(record: ResultT, show: Callable[[ResultT, Console], None], *, a
 def check_result_file(path: Path | None) -> None:
     """Refuse a result file that exists or whose folder does not, before any work is done.
 
+    Where a result is in place, what a kill left beside it is removed, and the refusal says so.
+
     Raises:
         UsageError: naming the file.
     """
     if path is None:
         return
     if path.exists() or path.is_symlink():
-        raise UsageError(f"{path}: exists already", hint="Name another file, or remove this one.")
+        from falcon_unlearn.runs import remove_finished
+
+        left = remove_finished(path)
+        hint = "Name another file, or remove this one." + (f"\n{left}" if left else "")
+        raise UsageError(f"{path}: exists already", hint=hint)
     if not path.parent.is_dir():
         raise UsageError(f"{path}: the folder {path.parent} does not exist")
 

@@ -38,15 +38,11 @@ def evaluate(
     """Measure one model."""
     from falcon_unlearn.cli.console import check_result_file, print_result
     from falcon_unlearn.cli.tables import show_evaluation
-    from falcon_unlearn.runs import work_path, write_json_atomic
 
     recipe, _ = options.load(model)
     check_result_file(output)
-    work = None if output is None else work_path(output)
     with display.progress() as sink:
         from falcon_unlearn.pipeline import evaluate_model
 
-        result = evaluate_model(recipe, sink=sink, original=original, work=work, resume=resume)
-    if output is not None:
-        write_json_atomic(output, result)
+        result = evaluate_model(recipe, sink=sink, original=original, output=output, resume=resume)
     print_result(result, show_evaluation, as_json=display.json)

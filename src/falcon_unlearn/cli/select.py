@@ -35,15 +35,11 @@ def select(
     """Run step 1."""
     from falcon_unlearn.cli.console import check_result_file, print_result
     from falcon_unlearn.cli.tables import show_selection
-    from falcon_unlearn.runs import work_path, write_json_atomic
 
     recipe, _ = options.load(model)
     check_result_file(output)
-    work = None if output is None else work_path(output)
     with display.progress() as sink:
         from falcon_unlearn.pipeline import select_layer
 
-        result = select_layer(recipe, sink=sink, work=work, resume=resume)
-    if output is not None:
-        write_json_atomic(output, result)
+        result = select_layer(recipe, sink=sink, output=output, resume=resume)
     print_result(result, show_selection, as_json=display.json)

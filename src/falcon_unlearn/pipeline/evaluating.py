@@ -36,7 +36,7 @@ def evaluate_model(
     *,
     sink: EventSink = ignore_events,
     original: str | None = None,
-    work: Path | None = None,
+    output: Path | None = None,
     resume: Resume = "auto",
 ) -> EvaluationResult:
     """Load the recipe's model and measure it on the evaluation sets and the held-out texts.
@@ -45,7 +45,8 @@ def evaluate_model(
         recipe: Model, data and evaluation settings.
         sink: Receives progress.
         original: Model before unlearning; with it the divergence is measured.
-        work: Folder that keeps finished sets until all are: after a kill, the same call goes on from there.
+        output: Result file. Finished sets are kept in `.NAME.work` beside it until it is written: after a
+            kill, the same call goes on from there.
         resume: Go on with unfinished work if there is any, insist on it (`must`), or start again (`never`).
 
     Raises:
@@ -59,8 +60,11 @@ def evaluate_model(
         swap = None if other is None else _swap(workspace, other)
         further = {"original": None if other is None else weight_hashes(other)}
         identity = work_identity("evaluate", workspace, recipe, sets, **further)
-        with standalone_work(work, identity, resume, sink) as kept:
-            return evaluate_in(workspace, recipe, "single", sets, swap, sink, seconds, kept)
+        with standalone_work(output, identity, resume, sink) as work:
+            result = evaluate_in(workspace, recipe, "single", sets, swap, sink, seconds, work)
+            if work is not None and output is not None:
+                work.deliver(result, output)
+        return result
 
 
 def _load_original(settings: ModelSettings, original: str, loaded: LoadedModel) -> LoadedModel:

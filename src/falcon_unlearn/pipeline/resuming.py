@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from falcon_unlearn.config.recipe import Recipe
-from falcon_unlearn.errors import DataError, ModelError, UsageError
+from falcon_unlearn.errors import DataError, FalconError, ModelError, UsageError
 from falcon_unlearn.evaluation.sets import EvaluationSet
 from falcon_unlearn.events import EventSink
 from falcon_unlearn.models.access import LoadedModel
@@ -28,6 +28,7 @@ from falcon_unlearn.runs import (
     public_name,
     remembered_sha256,
     sha256_file,
+    work_path,
     write_failure,
 )
 
@@ -78,12 +79,14 @@ def weight_hashes(loaded: LoadedModel) -> dict[str, str]:
 def kept_on_failure(work: WorkFolder | None) -> Iterator[None]:
     """Leave finished work where it is when the block fails, and say so in a note of the exception.
 
-    It is removed where it is of no use: nothing is finished, or the same command can never succeed.
+    It is removed where it is of no use: nothing is finished, or the same command can never succeed. A refusal
+    of the file system, whatever its words, may end.
     """
     try:
         yield
     except BaseException as error:
-        if work is not None and (work.is_empty or isinstance(error, _HOPELESS)):
+        hopeless = isinstance(error, _HOPELESS) and not isinstance(error.__cause__, OSError)
+        if work is not None and (work.is_empty or hopeless):
             work.remove()
         elif work is not None:
             error.add_note(RESUMABLE.format(path=work.path))
@@ -91,13 +94,25 @@ def kept_on_failure(work: WorkFolder | None) -> Iterator[None]:
 
 
 @contextmanager
+def told_on_commit(work_of: Callable[[], WorkFolder | None]) -> Iterator[None]:
+    """Say in a note where finished work is kept, when the output could not be put in its place."""
+    try:
+        yield
+    except FalconError as error:
+        work = work_of()
+        if work is not None and work.path.is_dir() and not getattr(error, "__notes__", []):
+            error.add_note(RESUMABLE.format(path=work.path))
+        raise
+
+
+@contextmanager
 def standalone_work(
-    path: Path | None, identity: dict[str, Any], resume: Resume, sink: EventSink
+    output: Path | None, identity: dict[str, Any], resume: Resume, sink: EventSink
 ) -> Iterator[WorkFolder | None]:
-    """Open the work folder of a command without output folder; it is removed when the block succeeds.
+    """Open the work folder of a command with a result file; it is removed when the block succeeds.
 
     Args:
-        path: The folder, or None to keep nothing.
+        output: The result file, which the block must deliver, or None to keep nothing.
         identity: See `work_identity`.
         resume: See `open_work`.
         sink: Receives notices.
@@ -105,9 +120,10 @@ def standalone_work(
     Raises:
         UsageError: Another process does the same work, or the folder belongs to other work.
     """
-    if path is None:
+    if output is None:
         yield None
         return
+    path = work_path(output)
     lock = FileLock(path.with_name(f"{path.name}.lock"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -27,7 +27,7 @@ from falcon_unlearn.events import EventSink, Notice, ignore_events
 from falcon_unlearn.models.access import LoadedModel
 from falcon_unlearn.pipeline.auditing import audit_in, recipe_sources, write_audit
 from falcon_unlearn.pipeline.evaluating import evaluate_in
-from falcon_unlearn.pipeline.resuming import kept_on_failure, weight_hashes, work_identity
+from falcon_unlearn.pipeline.resuming import kept_on_failure, told_on_commit, weight_hashes, work_identity
 from falcon_unlearn.pipeline.selecting import no_selection, select_in
 from falcon_unlearn.pipeline.workspace import Workspace, fill_workspace, open_workspace, seeded, timed_stage
 from falcon_unlearn.report import model_card, render_report
@@ -108,7 +108,12 @@ def _run(
     evaluate: bool,
 ) -> RunSummary:
     seconds: dict[str, float] = {}
-    with seeded(recipe.seed, recipe.runtime.threads), staged_folder(output) as staging:
+    work = None
+    with (
+        told_on_commit(lambda: work),
+        seeded(recipe.seed, recipe.runtime.threads),
+        staged_folder(output) as staging,
+    ):
         sets = load_sets(recipe.evaluation, seed=recipe.seed) if evaluate else []
         if evaluate and recipe.audit.tier != "off":
             recipe_sources(recipe)  # refuses before any work is done
@@ -118,6 +123,7 @@ def _run(
         with kept_on_failure(work):
             chosen = sets if evaluate else None
             summary = _finish(workspace, recipe, output, staging, typed, command, sink, seconds, chosen, work)
+            work.announce(staging)
     # The output is in place; until then a kill must find the work.
     work.remove()
     return summary

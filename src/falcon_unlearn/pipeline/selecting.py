@@ -39,7 +39,7 @@ def select_layer(
     recipe: Recipe,
     *,
     sink: EventSink = ignore_events,
-    work: Path | None = None,
+    output: Path | None = None,
     resume: Resume = "auto",
 ) -> SelectionResult:
     """Load model and data and run step 1 alone.
@@ -47,7 +47,8 @@ def select_layer(
     Args:
         recipe: Model, data and selection settings.
         sink: Receives progress.
-        work: Folder that keeps what is finished until all is: after a kill, the same call goes on from there.
+        output: Result file. What is finished is kept in `.NAME.work` beside it until it is written: after a
+            kill, the same call goes on from there.
         resume: Go on with unfinished work if there is any, insist on it (`must`), or start again (`never`).
 
     Raises:
@@ -56,8 +57,11 @@ def select_layer(
     with seeded(recipe.seed, recipe.runtime.threads):
         workspace = open_workspace(recipe, sink, {})
         identity = work_identity("select", workspace, recipe, [])
-        with standalone_work(work, identity, resume, sink) as kept:
-            return select_in(workspace, recipe, sink, {}, work=kept)
+        with standalone_work(output, identity, resume, sink) as work:
+            result = select_in(workspace, recipe, sink, {}, work=work)
+            if work is not None and output is not None:
+                work.deliver(result, output)
+        return result
 
 
 def select_in(

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from falcon_unlearn.errors import PrerequisiteError, UsageError
+from falcon_unlearn.errors import FalconError, PrerequisiteError, UsageError
+from falcon_unlearn.runs.finishing import is_finished, remove_finished, withdraw, work_path
 from falcon_unlearn.runs.writing import format_bytes, sync_file, sync_folder, write_failure
 
 
@@ -34,6 +35,8 @@ def free_disk_check(path: Path, num_bytes: int, *, headroom: float = 2.0) -> Non
 
 def check_output(output: Path) -> Path:
     """Refuse an output folder that cannot be created, before any work is done.
+
+    Where a finished run is in place, what a kill left beside it is removed, and the refusal says so.
 
     Returns:
         The absolute path.
@@ -68,7 +71,7 @@ def _check_target(target: Path) -> None:
         if any(target.iterdir()):
             raise UsageError(
                 f"output folder in use: {target} is not empty",
-                hint="Choose a new folder with --output, or remove this one.",
+                hint="Choose a new folder with --output, or remove this one." + _tidied(target),
             )
     elif target.exists():
         raise UsageError(f"output folder {target}: is a file", hint="Choose a new folder with --output.")
@@ -101,7 +104,7 @@ def staged_folder(output: Path) -> Iterator[Path]:
                 yield staging
                 _commit(staging, target)
             finally:
-                shutil.rmtree(staging, ignore_errors=True)
+                _discard(staging, target)
     finally:
         for folder in created:
             with suppress(OSError):
@@ -154,7 +157,24 @@ def _remove_remains(target: Path) -> None:
     pattern = re.compile(re.escape(f".{target.name}.partial-") + r"[0-9a-f]{32}")
     for entry in target.parent.iterdir():
         if pattern.fullmatch(entry.name) and entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry, ignore_errors=True)
+            _discard(entry, target)
+
+
+def _discard(staging: Path, target: Path) -> None:
+    """Remove a staging folder that did not become the output; it stays where the mark of the work does."""
+    if staging.exists():
+        with suppress(FalconError):
+            withdraw(work_path(target), staging)
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def _tidied(target: Path) -> str:
+    """Remove what a kill after the commit left, its lock included, and say so; not while it is in use."""
+    if not is_finished(work_path(target)):
+        return ""
+    with suppress(FalconError), _single_writer(target.with_name(f".{target.name}.lock"), target):
+        return f"\n{remove_finished(target)}"
+    return ""
 
 
 def _commit(staging: Path, target: Path) -> None:

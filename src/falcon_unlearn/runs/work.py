@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
+import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,13 +13,14 @@ from pydantic import BaseModel, ValidationError
 
 from falcon_unlearn.errors import UsageError
 from falcon_unlearn.events import EventSink, Notice, ignore_events
+from falcon_unlearn.runs.finishing import FINISHED, IDENTITY, announce, is_finished, remove_work, withdraw
 from falcon_unlearn.runs.identity import differences, summarise
 from falcon_unlearn.runs.journal import Journal
 from falcon_unlearn.runs.manifest import fingerprint
 from falcon_unlearn.runs.snapshots import MANIFEST_FILE, Snapshots
-from falcon_unlearn.runs.writing import write_failure, write_json_atomic
+from falcon_unlearn.runs.writing import sync_folder, write_failure, write_json_atomic
 
-IDENTITY = "identity.json"
+RESULT = "result.json"
 Resume = Literal["auto", "must", "never"]
 """Go on if there is something to go on from, insist on it, or start again."""
 RecordT = TypeVar("RecordT", bound=BaseModel)
@@ -89,14 +90,32 @@ class WorkFolder:
         """Tell whether nothing is finished yet."""
         return not self._finished and not any(self.path.glob(f"*/*/{MANIFEST_FILE}"))
 
+    def announce(self, staging: Path) -> None:
+        """Write that all is done but the rename of the staging folder: after it, the work is finished.
+
+        Raises:
+            PrerequisiteError: The disk refused.
+        """
+        announce(self.path, staging)
+
+    def deliver(self, result: BaseModel, output: Path) -> None:
+        """Write the result file of a finished piece of work, beside this folder, in one rename.
+
+        Raises:
+            PrerequisiteError: The disk refused; the work is kept.
+        """
+        prepared = self.path / RESULT
+        write_json_atomic(prepared, result)
+        announce(self.path, prepared)
+        try:
+            os.replace(prepared, output)
+            sync_folder(output.parent)
+        except OSError as error:
+            raise write_failure(output, error) from error
+
     def remove(self) -> None:
         """Remove the folder; its work is in the output, or is not wanted."""
-        shutil.rmtree(self.path, ignore_errors=True)
-
-
-def work_path(output: Path) -> Path:
-    """Return the work folder of an output."""
-    return output.with_name(f".{output.name}.work")
+        remove_work(self.path)
 
 
 def open_work(
@@ -108,7 +127,7 @@ def open_work(
         path: Folder, see `work_path`.
         identity: Everything that defines the run, as plain values.
         resume: `auto` goes on where an earlier process ended, `must` insists on it, `never` starts again.
-        sink: Receives a notice when work is taken over.
+        sink: Receives a notice when work is taken over, or when left-overs of finished work are removed.
 
     Raises:
         UsageError: The folder belongs to a run with another identity, field by field; or `must` has nothing
@@ -125,14 +144,22 @@ def open_work(
         return _create(path, identity, sink)
     changed = differences(stored, json.loads(json.dumps(dict(identity))))
     if changed:
-        raise UsageError(
-            f"{path} holds unfinished work of another run:\n{summarise(changed)}",
-            hint="Repeat the command as it was to go on, or start again with --resume never.",
-        )
+        if resume == "must" or not _is_of_no_use(path, stored):
+            raise UsageError(
+                f"{path} holds unfinished work of another run:\n{summarise(changed)}",
+                hint="Repeat the command as it was to go on, or start again with --resume never.",
+            )
+        sink(Notice(message=f"{path.name} is removed: it holds no unfinished work"))
+        return _create(path, identity, sink)
+    withdraw(path)
     work = WorkFolder(path, identity, sink)
     if not work.is_empty:
         sink(Notice(message=f"going on with the unfinished work in {path.name}"))
     return work
+
+
+def _is_of_no_use(path: Path, identity: Mapping[str, Any]) -> bool:
+    return is_finished(path) or WorkFolder(path, identity, ignore_events).is_empty
 
 
 def _create(path: Path, identity: Mapping[str, Any], sink: EventSink) -> WorkFolder:
@@ -151,12 +178,13 @@ def _clear(path: Path) -> None:
         raise UsageError(f"{path}: is needed for unfinished work, but is no folder", hint="Move it away.")
     if path.is_dir():
         # A kill before the identity was complete leaves its temporary file alone.
-        foreign = [e.name for e in path.iterdir() if not e.name.startswith(f".{IDENTITY}.")]
+        names = [entry.name for entry in path.iterdir()]
+        foreign = [name for name in names if name != FINISHED and not name.startswith(f".{IDENTITY}.")]
         if foreign and not (path / IDENTITY).is_file():
             raise UsageError(
                 f"{path}: is needed for unfinished work, but holds {foreign[0]!r}", hint="Move it away."
             )
-        shutil.rmtree(path, ignore_errors=True)
+        remove_work(path)
 
 
 def _stored_identity(path: Path) -> dict[str, Any] | None:

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from falcon_unlearn.errors import DataError, UsageError
 from falcon_unlearn.events import EventSink, Notice, Progress, ignore_events
 from falcon_unlearn.report.comparison import compare_results, write_comparison
-from falcon_unlearn.runs import write_json_atomic
+from falcon_unlearn.runs import remove_finished, write_json_atomic
 from falcon_unlearn.sweep.optuna_engine import run_with_optuna
 from falcon_unlearn.sweep.points import Point, make_points, point_name
 from falcon_unlearn.sweep.ray_engine import run_with_ray
@@ -123,6 +123,8 @@ def _close(
     earlier = _earlier_seconds(folder)
     trials = [_trial(task, outcomes.get(task.name), earlier, folder) for task in tasks]
     finished = [task.folder for task in tasks if is_finished(task)]
+    for run in finished:
+        remove_finished(run)  # a kill may have come before the run could
     note = _compare(finished, folder / COMPARISON)
     if note:
         sink(Notice(message=f"no table: {note}", level="warning"))

@@ -69,7 +69,7 @@ def test_must_insists_on_something_to_go_on_from(tmp_path):
 
 def test_many_differences_are_counted(tmp_path):
     path = tmp_path / ".out.work"
-    open_work(path, {str(n): n for n in range(20)})
+    open_work(path, {str(n): n for n in range(20)}).put("piece", {"v": 1})
     with pytest.raises(UsageError, match="and 12 more"):
         open_work(path, {str(n): n + 1 for n in range(20)})
 
