@@ -161,9 +161,9 @@ def part_plan(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def part_unlearn(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Unlearn, and split the time by the events of the run."""
+    """Run all stages, and split the time by the events."""
     from falcon_unlearn.events import Progress, StageStarted, TrainingStepped
-    from falcon_unlearn.pipeline import unlearn
+    from falcon_unlearn.pipeline import run_pipeline
 
     marks: list[tuple[float, Any]] = []
     peaks: dict[str, int] = {}
@@ -179,7 +179,7 @@ def part_unlearn(arguments: argparse.Namespace) -> dict[str, Any]:
 
     output = Path(arguments.folder) / "output"
     started = time.perf_counter()
-    summary = unlearn(recipe_of(arguments), output, typed_recipe="", command="", sink=note)
+    summary = run_pipeline(recipe_of(arguments), output, typed_recipe="", command="", sink=note)
     first = arguments.layer - 2
     cache_start = next(t for t, e in marks if isinstance(e, StageStarted) and e.stage == "cache")
     prefix_end = next(

@@ -23,10 +23,10 @@ def matrix_product_speed(
     best = float("inf")
     spent = 0.0
     for _ in range(repeats):
-        _synchronise(device)
+        synchronise(device)
         start = time.perf_counter()
         left @ left
-        _synchronise(device)
+        synchronise(device)
         seconds = time.perf_counter() - start
         best, spent = min(best, seconds), spent + seconds
         if spent > MAXIMUM_SECONDS:
@@ -49,6 +49,7 @@ def _measured_gain(device: str) -> float:
     return speeds[0] / speeds[1]
 
 
-def _synchronise(device: torch.device) -> None:
+def synchronise(device: torch.device) -> None:
+    """Wait for the accelerator, so that a clock sees what was asked of it."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

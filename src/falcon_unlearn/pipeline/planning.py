@@ -12,16 +12,16 @@ from falcon_unlearn.data.corpora import PreparedData
 from falcon_unlearn.evaluation.streamed import NO_GENERATION
 from falcon_unlearn.models.access import build_without_weights, load_tokenizer, pick_device
 from falcon_unlearn.models.architectures import coverage, find_structure
-from falcon_unlearn.models.precision import matrix_product_speed, resolve_compute_dtype
+from falcon_unlearn.models.engine import BlockEngine
+from falcon_unlearn.models.precision import resolve_compute_dtype
 from falcon_unlearn.pipeline.costs import Shapes, Tokens, bytes_read, flops, store_bytes
 from falcon_unlearn.pipeline.counting import assume_tokens, count_tokens, samples_itself
+from falcon_unlearn.pipeline.pace import Pace, measure_pace
 from falcon_unlearn.pipeline.placement import Placement, is_gguf, local_folder, place, window_and_tensors
 from falcon_unlearn.pipeline.workspace import check_layer, prepare_data
 from falcon_unlearn.results import PlanResult
 from falcon_unlearn.runs import format_bytes
 
-EFFICIENCY = 0.5
-"""Share of the measured matrix-product peak that whole forward passes reach."""
 READ_SPEED = 2**29
 """Bytes per second at which weights are read, checked and converted; half a GiB is a plain disk's pace."""
 
@@ -32,7 +32,7 @@ def plan_run(recipe: Recipe) -> PlanResult:
     Raises:
         FalconError: Config, tokenizer or data cannot be used, or the settings do not fit the model.
     """
-    model = build_without_weights(recipe.model)
+    model = build_without_weights(recipe.model, real_buffers=True)
     structure = find_structure(model)
     check_layer(recipe, structure.num_blocks)
     window, trained = window_and_tensors(recipe, model, structure)
@@ -45,7 +45,8 @@ def plan_run(recipe: Recipe) -> PlanResult:
         recipe, shapes, tokens, compute_dtype, device=device, is_folder=not is_gguf(recipe.model)
     )
     work = flops(recipe, shapes, tokens, selects=_selects(recipe))
-    speed = matrix_product_speed(compute_dtype, device) * EFFICIENCY
+    engine = BlockEngine(model, structure)
+    pace = measure_pace(recipe, model, engine, shapes, list(trained), compute_dtype, device)
     metrics, missing = _metrics(recipe, streamed=placement.streamed)
     return PlanResult(
         model=recipe.model.name if not Path(recipe.model.name).exists() else Path(recipe.model.name).name,
@@ -65,7 +66,7 @@ def plan_run(recipe: Recipe) -> PlanResult:
         memory_bytes=placement.memory,
         disk_bytes=_disk(recipe, shapes, tokens, compute_dtype, list(trained), folder),
         flops=work,
-        seconds=_seconds(recipe, shapes, placement, work, speed),
+        seconds=_seconds(recipe, shapes, placement, work, pace),
         metrics=metrics,
         not_computed=missing,
         warnings=warnings,
@@ -96,17 +97,22 @@ def _limit_words(placement: Placement) -> str:
 
 
 def _seconds(
-    recipe: Recipe, shapes: Shapes, placement: Placement, work: dict[str, float], speed: float
+    recipe: Recipe, shapes: Shapes, placement: Placement, work: dict[str, float], pace: Pace
 ) -> dict[str, float]:
-    """Estimate wall times: products at the measured speed, and for streamed runs the reading."""
+    """Estimate wall times at the measured pace; streamed runs read and widen weights as well."""
     extra = dict.fromkeys(work, 0.0)
     if placement.streamed:
         read = bytes_read(recipe, shapes, selects=_selects(recipe))
         extra = {name: read[name] / READ_SPEED for name in work}
     again = 4 / 3 if placement.recompute else 1.0
-    return {
-        name: flop / speed * (again if name == "train" else 1.0) + extra[name] for name, flop in work.items()
-    }
+    update = shapes.trained * pace.update
+    if placement.streamed:
+        # Forward and backward pass of both losses convert every frozen matrix, and recomputing once more.
+        frozen = shapes.window_blocks * shapes.block - shapes.trained
+        update += (6 if placement.recompute else 4) * frozen * pace.widen
+    seconds = {name: flop / pace.forward + extra[name] for name, flop in work.items()}
+    train = work["train"] / pace.training * again + extra["train"] + recipe.train.steps * update
+    return seconds | {"train": train}
 
 
 def _disk(

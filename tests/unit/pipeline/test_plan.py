@@ -5,13 +5,14 @@ import pytest
 from falcon_unlearn.errors import DataError, ModelError, PrerequisiteError, UsageError
 from falcon_unlearn.models import access
 from falcon_unlearn.pipeline import plan_run, planning, unlearn, validate_data
+from falcon_unlearn.pipeline.pace import Pace
 from pico import FAMILIES, pico_model
 from pico_files import save_pico, write_gguf
 
 
 @pytest.fixture(autouse=True)
 def _steady_speed(monkeypatch):
-    monkeypatch.setattr(planning, "matrix_product_speed", lambda dtype, device: 1e11)
+    monkeypatch.setattr(planning, "measure_pace", lambda *_: Pace(1e11, 5e10, 1e-9, 0.0))
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,9 @@ def test_tied_and_untied_parameters_are_counted_as_in_the_model(family, bench, t
 
 def test_times_follow_from_work_and_speed(bench):
     plan = plan_run(bench.bare())
-    assert plan.seconds == {name: pytest.approx(work / 5e10) for name, work in plan.flops.items()}
+    expected = {name: work / 1e11 for name, work in plan.flops.items()}
+    expected["train"] = plan.flops["train"] / 5e10 + plan.steps * plan.trained_parameters * 1e-9
+    assert plan.seconds == pytest.approx(expected)
     assert plan.flops["selection"] == 0
     assert plan.memory_bytes["total"] == sum(v for k, v in plan.memory_bytes.items() if k != "total")
 

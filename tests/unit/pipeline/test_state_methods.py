@@ -7,11 +7,12 @@ import json
 import pytest
 
 from falcon_unlearn.pipeline import plan_run, planning, unlearn
+from falcon_unlearn.pipeline.pace import Pace
 
 
 @pytest.mark.parametrize("method", ["rmu", "circuit_breakers"])
 def test_the_plan_of_a_method_on_states_says_what_the_run_does(method, bench, tmp_path, monkeypatch):
-    monkeypatch.setattr(planning, "matrix_product_speed", lambda dtype, device: 1e11)
+    monkeypatch.setattr(planning, "measure_pace", lambda *_: Pace(1e11, 5e10, 1e-9, 0.0))
     recipe = bench.bare(method=method, train={"divergence_factor": 1e6})
     training = unlearn(recipe, tmp_path / "out", typed_recipe="", command="").training
     plan = plan_run(recipe)

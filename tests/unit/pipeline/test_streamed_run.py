@@ -277,7 +277,7 @@ def test_plans_of_large_shapes_on_paper(shape, total, limit, bench, tmp_path):
     assert plan.trained_parameters == 3 * hidden * intermediate
     # Three blocks in bfloat16; masters, gradients and moments of what is trained: this is what any run needs.
     floor = 3 * block * 2 + 18 * plan.trained_parameters
-    assert floor < plan.memory_bytes["total"] < 1.25 * floor
+    assert floor < plan.memory_bytes["total"] < 1.3 * floor
     tokens = plan.disk_bytes["store"] / (2 * hidden * 2)
     assert plan.flops["cache"] == 2 * tokens * block * (layer + 1)
     assert plan.disk_bytes["output"] == 2 * plan.total_parameters
