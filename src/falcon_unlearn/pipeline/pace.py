@@ -139,7 +139,7 @@ def _update_seconds(recipe: Recipe, shapes: Shapes, device: torch.device) -> flo
         check_finite_tensors("gradient", resolved.gradients, 0)
         value.grad = resolved.gradients["x"]
         optimizer.step()
-        check_finite_tensors("parameter", {"x": value}, 0)
+        check_finite_tensors("parameter", {"x": value.detach()}, 0)
         check_finite_optimizer(optimizer, ["x"], 0)
         synchronise(device)
         taken.append(time.perf_counter() - started)
