@@ -149,6 +149,7 @@ def _recipe(bench: Path, **changes: Any) -> Any:
 
 def write_bench(folder: Path) -> None:
     """Write a pico model, corpora and evaluation files."""
+    from pico import pico_model
     from pico_files import save_pico
 
     draw = random.Random(0)
@@ -160,6 +161,8 @@ def write_bench(folder: Path) -> None:
         (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
     save_pico(folder / "model")
+    save_pico(folder / "changed", model=pico_model("llama", seed=1))
+    write("kept.jsonl", [{"question": f"{t}?", "answer": t.split()[1]} for t in sentences(12, 500)])
     write("trees.jsonl", [{"text": text} for text in sentences(16, 100)])
     write("quiz.jsonl", [{"question": f"{t}?", "answer": t.split()[1]} for t in sentences(16, 200)])
     write("rest.jsonl", [{"text": text} for text in sentences(24, 300)])
@@ -197,6 +200,7 @@ def scenarios(bench: Path) -> list[Scenario]:
         _selecting(bench),
         _evaluating(bench),
         _finetuning(bench),
+        _auditing(bench),
     ]
 
 
@@ -260,6 +264,48 @@ def _finetuning(bench: Path) -> Scenario:
         return {path.name: path.read_bytes() for path in folder.rglob("*.safetensors")}
 
     return Scenario("benchmark preparation", act, outcome_of)
+
+
+def _auditing(bench: Path) -> Scenario:
+    def act(folder: Path, countdown: Countdown) -> None:
+        from falcon_unlearn.audit.gathering import AuditSources
+        from falcon_unlearn.config.audit import AuditSettings
+        from falcon_unlearn.config.data import CorpusSettings
+        from falcon_unlearn.config.model import ModelSettings
+        from falcon_unlearn.config.runtime import RuntimeSettings
+        from falcon_unlearn.errors import UsageError
+        from falcon_unlearn.pipeline import auditing
+
+        def corpus(name: str) -> CorpusSettings:
+            return CorpusSettings(name=name, path=str(bench / f"{name}.jsonl"))
+
+        request = auditing.AuditRequest(
+            original=str(bench / "model"),
+            unlearned=str(bench / "changed"),
+            sources=AuditSources(forget=(corpus("quiz"),), retain=(corpus("kept"),)),
+            settings=AuditSettings(
+                attacks=("quantisation", "few-shot-retain", "relearning-rtt"),
+                resamples=200,
+                formats=("text", "generation"),
+                maximum_new_tokens=2,
+            ),
+            model=ModelSettings(name=str(bench / "model")),
+            runtime=RuntimeSettings(device="cpu"),
+        )
+        try:
+            place = auditing.audit_folder(request.unlearned, folder / "audit")
+        except UsageError:
+            return  # finished: the command says so
+        auditing.audit_models(request, place, sink=countdown.tick)
+
+    def outcome_of(folder: Path) -> dict[str, Any]:
+        record = json.loads((folder / "audit" / "audit.json").read_text())
+        record.pop("environment")
+        items = (folder / "audit" / "audit.items.jsonl").read_bytes()
+        assert (folder / "audit" / "audit.html").is_file()
+        return {"record": _without_times(record), "items": items}
+
+    return Scenario("audit", act, outcome_of)
 
 
 def outcome(folder: Path) -> dict[str, Any]:

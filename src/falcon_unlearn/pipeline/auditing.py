@@ -68,7 +68,8 @@ def audit_folder(unlearned: str, output: Path | None) -> Path:
         UsageError: Neither is there, or the folder holds a finished audit.
     """
     if output is not None:
-        if (output / AUDIT_FILE).exists():
+        # With its journal beside it, the audit was killed before its page was written: it goes on.
+        if (output / AUDIT_FILE).exists() and not (output / JOURNAL_FILE).exists():
             raise UsageError(
                 f"output folder in use: {output} holds an audit", hint="choose a new folder with --output"
             )

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from falcon_unlearn.cli.main import main
+from falcon_unlearn.pipeline.auditing import audit_folder
 
 
 def _arguments(files, output, *more):
@@ -45,6 +46,10 @@ def test_the_command_writes_records_and_prints_the_verdict(world_files, tmp_path
     assert str(tmp_path) not in (output / "audit.json").read_text()
     assert main(_arguments(world_files, output)) == 2
     assert "holds an audit" in capsys.readouterr().err
+    # Killed after the record and before the page: the journal is still there, and the audit goes on.
+    (output / "audit.html").unlink()
+    (output / "audit.journal.jsonl").touch()
+    assert audit_folder(str(world_files / "unlearned"), output) == output
 
 
 def test_a_missed_gate_exits_with_four_and_keeps_the_result(world_files, tmp_path, capsys):
