@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -72,12 +72,12 @@ HEAVY = [
 ]
 PROBE = f"""
 import contextlib, io, json, sys, time
-started = time.perf_counter()
+started = time.process_time()
 from falcon_unlearn.cli.main import main
 output = io.StringIO()
 with contextlib.redirect_stdout(output):
     code = main(sys.argv[1:])
-seconds = time.perf_counter() - started
+seconds = time.process_time() - started
 print(json.dumps([code, seconds, output.getvalue(), [m for m in {HEAVY!r} if m in sys.modules]]))
 """
 
@@ -107,18 +107,19 @@ def test_help_imports_nothing_heavy_and_is_quick(arguments):
         timings.append(seconds)
         assert (code, heavy) == (0, [])
         assert output
-    # The target is 0.3 s on an idle machine; the limit allows for a loaded one.
+    # Processor time, which others on the machine do not use up. The target is 0.3 s on an idle one.
     assert min(timings) < 1.0
 
 
 def test_help_costs_little_more_than_its_parser():
+    def processor_seconds(*command: str) -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, *command], capture_output=True, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
     def best(*command: str) -> float:
-        timings = []
-        for _ in range(3):
-            started = time.perf_counter()
-            subprocess.run([sys.executable, *command], capture_output=True, check=True)
-            timings.append(time.perf_counter() - started)
-        return min(timings)
+        return min(processor_seconds(*command) for _ in range(3))
 
     parser = best("-c", "import cyclopts, rich.console, rich.panel, rich.table")
     assert best("-m", "falcon_unlearn.cli", "run", "--help") < 2.5 * parser + 0.1

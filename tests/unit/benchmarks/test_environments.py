@@ -1,0 +1,70 @@
+"""The committed lists of versions name every direct dependency, inside its bounds."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def script(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    yield importlib.import_module
+    for name in ("tested_environment", "lowest_bounds"):
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def direct(script) -> list[Requirement]:
+    return script("tested_environment").direct_requirements(ROOT / "pyproject.toml")
+
+
+def locked() -> dict[str, str]:
+    lines = (ROOT / "requirements-tested.txt").read_text().splitlines()
+    return dict(line.split("==") for line in lines if not line.startswith("#"))
+
+
+def test_the_lock_names_every_direct_dependency_inside_its_bounds(direct):
+    versions = locked()
+    assert {"torch", "transformers", "pytest-socket"} <= {one.name for one in direct}
+    outside = [str(one) for one in direct if versions.get(one.name.lower(), "0") not in one.specifier]
+    assert outside == []
+
+
+def test_the_bill_of_materials_is_the_lock_with_its_edges_and_no_address():
+    text = (ROOT / "sbom.cdx.json").read_text()
+    bill = json.loads(text)
+    assert {one["name"]: one["version"] for one in bill["components"]} == locked()
+    known = {one["bom-ref"] for one in bill["components"]} | {bill["metadata"]["component"]["bom-ref"]}
+    assert {one["ref"] for one in bill["dependencies"]} == known
+    assert {need for one in bill["dependencies"] for need in one.get("dependsOn", ())} <= known
+    assert text.count("://") == 1 == bill["$schema"].count("://")
+
+
+def test_an_environment_lists_what_is_needed_and_nothing_else(script):
+    module = script("tested_environment")
+    packages = module.needed_packages([Requirement("jinja2>=3"), Requirement("requests")])
+    assert {"jinja2", "markupsafe", "requests", "urllib3", "idna"} <= set(packages)
+    assert "torch" not in packages and packages["jinja2"].needs == ("markupsafe",)
+
+
+def test_a_dependency_without_a_lower_bound_is_refused(script):
+    with pytest.raises(ValueError, match="one lower bound"):
+        script("lowest_bounds").lower_bound(Requirement("x<3"))
+    assert script("lowest_bounds").lower_bound(Requirement("x>=2.1,<3")) == "2.1"
+
+
+def test_a_report_of_pytest_is_counted(script, tmp_path):
+    report = tmp_path / "tests.xml"
+    report.write_text(
+        '<testsuites><testsuite tests="9" failures="1" errors="2" skipped="3"/></testsuites>',
+        encoding="utf-8",
+    )
+    assert script("lowest_bounds").counts(report) == {"passed": 3, "failed": 3, "skipped": 3}
