@@ -16,12 +16,14 @@ import struct
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from fuzz_audit import audit_cases
 from safetensors.numpy import save
 
 from falcon_unlearn._version import __version__
@@ -53,6 +55,13 @@ _PIECES = [
     struct.pack("<Q", 2**63), struct.pack("<Q", 2**64 - 1), struct.pack("<I", 9), struct.pack("<I", 2**31),
 ]  # fmt: skip
 """Pieces that break parsers."""
+_VALUES: list[Any] = [
+    *(None, True, -1, 0, 2**63, 10**400, 1e308, -0.0, float("nan"), float("inf"), "", [], {}, [[]], [None]),
+    *("x" * 10_000, "<script>alert(1)</script>", "\x1b[2J", "\u202e", "\ud800", "../../x", "1", {"": ""}),
+]
+"""Values that break what uses them."""
+_SHARE_OF_VALUES = 0.4
+"""Of the mutations of inputs that are one JSON document."""
 _RECIPE = """version: 1
 method: falcon
 seed: 3
@@ -126,6 +135,10 @@ def mutate(draw: random.Random, seeds: list[bytes]) -> bytes:
     """Change a valid input in one to six places; now and then make one up."""
     if draw.random() < 0.02:
         return draw.randbytes(draw.randrange(200))
+    if draw.random() < _SHARE_OF_VALUES:
+        replaced = replace_value(draw, draw.choice(seeds))
+        if replaced is not None:
+            return replaced
     content = bytearray(draw.choice(seeds))
     for _ in range(draw.choice((1, 1, 1, 2, 3, 6))):
         place = draw.randrange(len(content) + 1)
@@ -146,6 +159,30 @@ def mutate(draw: random.Random, seeds: list[bytes]) -> bytes:
             case _:
                 content[place : place + 4] = draw.choice(_PIECES)[:40]
     return bytes(content)
+
+
+def replace_value(draw: random.Random, content: bytes) -> bytes | None:
+    """Put hostile values into sound JSON, which breaks what parses it less often and what uses it more."""
+    try:
+        values = json.loads(content)
+    except ValueError:
+        return None
+    for _ in range(draw.choice((1, 1, 2, 4))):
+        places = list(_places(values))
+        if places:
+            holder, key = draw.choice(places)
+            holder[key] = deepcopy(draw.choice(_VALUES))
+    return json.dumps(values).encode()
+
+
+def _places(values: Any) -> Iterator[tuple[Any, Any]]:
+    """List every place of a value in nested lists and objects."""
+    items = (
+        values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else ()
+    )
+    for key, value in list(items):
+        yield values, key
+        yield from _places(value)
 
 
 def loaders(folder: Path) -> list[Loader]:
@@ -209,6 +246,7 @@ def loaders(folder: Path) -> list[Loader]:
         Loader("journal", [_journal_seed(folder)], file("journal.jsonl", lambda path: Journal(path).read())),
         Loader("compare source", [_bench_seed()], file("x.bench.json", read_result)),
         *result,
+        *(Loader(*case) for case in audit_cases(folder)),
     ]
 
 
@@ -330,7 +368,8 @@ def main() -> int:
     ]
     total = {
         "package_version": __version__,
-        "command": f"python {Path(__file__).name} --seconds {arguments.seconds:g} --seed {arguments.seed}",
+        "command": "python benchmarks/fuzz_loaders.py "
+        f"--seconds {arguments.seconds:g} --seed {arguments.seed}",
         "inputs": sum(loader.tried for loader in chosen),
         "failures": sum(len(loader.failures) for loader in chosen),
         "loaders": rows,

@@ -11,6 +11,7 @@ import argparse
 import json
 import platform
 import sys
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from xml.etree import ElementTree
@@ -34,25 +35,26 @@ def lower_bound(requirement: Requirement) -> str:
     return bounds[0]
 
 
-def counts(junit: Path) -> dict[str, int]:
-    """Return how many tests ran, failed and were skipped, from a report of pytest."""
-    suites = ElementTree.parse(junit).getroot().iter("testsuite")
-    attributes = [suite.attrib for suite in suites]
-    total = {
-        key: sum(int(one[key]) for one in attributes) for key in ("tests", "failures", "errors", "skipped")
-    }
-    failed = total["failures"] + total["errors"]
-    return {
-        "passed": total["tests"] - failed - total["skipped"],
-        "failed": failed,
-        "skipped": total["skipped"],
-    }
+def counts(reports: Sequence[Path]) -> dict[str, int]:
+    """Count tests by their outcome in reports of pytest; a test that ran twice counts as it ended last."""
+    outcomes: dict[tuple[str, str], str] = {}
+    for report in reports:
+        for case in ElementTree.parse(report).getroot().iter("testcase"):
+            outcomes[case.get("classname", ""), case.get("name", "")] = _outcome(case)
+    found = list(outcomes.values())
+    return {outcome: found.count(outcome) for outcome in ("passed", "failed", "skipped")}
+
+
+def _outcome(case: ElementTree.Element) -> str:
+    if case.find("failure") is not None or case.find("error") is not None:
+        return "failed"
+    return "passed" if case.find("skipped") is None else "skipped"
 
 
 def main() -> int:
     """Write the result; 1 if a test failed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--junit", type=Path, required=True)
+    parser.add_argument("--junit", type=Path, required=True, nargs="+")
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
     bounds = {one.name: lower_bound(one) for one in direct_requirements(_PROJECT)}

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from falcon_unlearn.cli.invocation import repeat_command
 from falcon_unlearn.cli.ranks import lost_ranks, may_tell, settle_exit_code
 from falcon_unlearn.cli.terminal import clean
-from falcon_unlearn.errors import FalconError
+from falcon_unlearn.errors import FalconError, PrerequisiteError
 from falcon_unlearn.stopping import Terminated, stop_signals
 
 UNEXPECTED = 1
@@ -19,6 +19,11 @@ USAGE = 2
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 TERMINATED = 143
+_MEMORY_WORDS = ("can't allocate memory", "cannot allocate memory", "not enough memory", "out of memory")
+"""What the allocators of torch, CUDA and the system say; they have no common class."""
+_LESS_MEMORY = (
+    "Set --memory-limit, which streams the model, or lower train.batch_size or data.maximum_tokens."
+)
 
 
 def run_guarded(action: Callable[[], object]) -> int:
@@ -47,7 +52,10 @@ def run_guarded(action: Callable[[], object]) -> int:
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else (UNEXPECTED if error.code else 0)
     except Exception as error:  # noqa: BLE001  # the boundary: anything else is a defect, told in one line
-        name, text = type(error).__name__, " ".join(str(error).split())[:500]
+        if _lacks_memory(error):
+            _tell(f"out of memory: {_short(error)}", _go_on(error) or _LESS_MEMORY)
+            return _finish(error, PrerequisiteError.exit_code)
+        name, text = type(error).__name__, _short(error)
         hint = (
             None
             if _debugging()
@@ -79,6 +87,17 @@ def _tell(message: str, hint: str | None) -> None:
         print("error: " + "\n       ".join(lines), file=sys.stderr)
         if hint:
             print(" hint: " + "\n       ".join(clean(hint).splitlines()), file=sys.stderr)
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:500]
+
+
+def _lacks_memory(error: Exception) -> bool:
+    told = isinstance(error, (RuntimeError, OSError)) and any(
+        words in str(error).lower() for words in _MEMORY_WORDS
+    )
+    return told or isinstance(error, MemoryError)
 
 
 def _go_on(error: BaseException) -> str | None:

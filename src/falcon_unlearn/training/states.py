@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
+from falcon_unlearn.errors import DataError
 from falcon_unlearn.runs.snapshots import Snapshots
 
 TENSORS = "tensors.safetensors"
@@ -53,11 +55,15 @@ class TrainingStates:
         self._saved_step = -1
 
     def restore(self, values: Mapping[str, Tensor], optimizer: Optimizer) -> LoopState:
-        """Fill values and optimizer from the newest sound state, and return the rest; a fresh one without."""
+        """Fill values and optimizer from the newest sound state, and return the rest; a fresh one without.
+
+        Raises:
+            DataError: The tensors of that state are in no safetensors file, whatever their manifest says.
+        """
         newest = self._snapshots.newest() if self._snapshots is not None else None
         if newest is None:
             return LoopState()
-        tensors = load_file(newest.path / TENSORS)
+        tensors = _read_tensors(newest.path / TENSORS)
         record = json.loads((newest.path / RECORD).read_text(encoding="utf-8"))
         groups = _grouped(tensors)
         with torch.no_grad():
@@ -110,6 +116,17 @@ class TrainingStates:
         self._last = self._clock()
         if self._interval > 0:
             self._interval = max(self._interval, (self._last - started) / LARGEST_SHARE)
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+    except SafetensorError as error:
+        raise DataError(
+            f"{path.parent.name}/{path.name}: no safetensors file, so the state is not read ({error})",
+            hint="Start again with --resume never.",
+        ) from error
+    return tensors
 
 
 def _grouped(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:

@@ -61,10 +61,14 @@ def test_a_dependency_without_a_lower_bound_is_refused(script):
     assert script("lowest_bounds").lower_bound(Requirement("x>=2.1,<3")) == "2.1"
 
 
-def test_a_report_of_pytest_is_counted(script, tmp_path):
-    report = tmp_path / "tests.xml"
-    report.write_text(
-        '<testsuites><testsuite tests="9" failures="1" errors="2" skipped="3"/></testsuites>',
-        encoding="utf-8",
-    )
-    assert script("lowest_bounds").counts(report) == {"passed": 3, "failed": 3, "skipped": 3}
+def test_reports_of_pytest_are_counted_and_the_last_outcome_of_a_test_holds(script, tmp_path):
+    def report(name: str, **outcomes: str) -> Path:
+        cases = (f'<testcase classname="c" name="{test}">{end}</testcase>' for test, end in outcomes.items())
+        path = tmp_path / name
+        path.write_text(f"<testsuites><testsuite>{''.join(cases)}</testsuite></testsuites>", encoding="utf-8")
+        return path
+
+    first = report("first.xml", a="", b="<failure/>", c="<error/>", d="<skipped/>")
+    count = script("lowest_bounds").counts
+    assert count([first]) == {"passed": 1, "failed": 2, "skipped": 1}
+    assert count([first, report("again.xml", b="")]) == {"passed": 2, "failed": 1, "skipped": 1}

@@ -61,6 +61,34 @@ def test_unexpected_failures_are_one_line_unless_debugging(cli, calls, monkeypat
     assert "conftest" in err
 
 
+def test_lack_of_memory_is_a_missing_prerequisite_with_a_way_to_need_less(cli, calls):
+    calls.error = MemoryError()
+    code, _, err = cli(*RUN, "-q")
+    assert (code, err.splitlines()[0]) == (3, "error: out of memory: ")
+    assert "--memory-limit" in err
+    calls.error.add_note("finished work is kept in .out.work")
+    assert "finished work is kept in .out.work; go on with: " in cli(*RUN, "-q")[2]
+
+
+CAPPED = """
+import resource, sys
+from falcon_unlearn.cli.failures import run_guarded
+import numpy, torch
+held = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (held + 2**28, held + 2**28))
+allocations = [lambda: torch.zeros(2**30), lambda: numpy.zeros(2**30), lambda: bytes(2**32)]
+print([run_guarded(allocate) for allocate in allocations])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of address space are those of Linux")
+def test_a_cap_on_memory_is_recognised_from_every_allocator():
+    done = subprocess.run([sys.executable, "-c", CAPPED], capture_output=True, text=True, check=True)
+    assert done.stdout == "[3, 3, 3]\n"
+    assert done.stderr.count("error: out of memory: ") == 3
+    assert "Traceback" not in done.stderr
+
+
 def test_debugging_shows_the_traceback_of_user_errors_too(cli, calls, monkeypatch):
     calls.error = DataError("empty")
     monkeypatch.setenv("FALCON_DEBUG", "0")

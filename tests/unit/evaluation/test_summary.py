@@ -66,7 +66,9 @@ def test_an_interval_never_collapses_when_all_answers_agree(value, low, high):
 def test_shares_between_zero_and_one_are_bootstrapped():
     values = np.tile([0.0, 0.25, 0.5, 1.0], 10)
     metric = _summary().share("accuracy_letter", _items(values))
-    expected = stats.bootstrap((values,), np.mean, n_resamples=5000, method="percentile", rng=1)
+    expected = stats.bootstrap(
+        (values,), np.mean, n_resamples=5000, method="percentile", random_state=np.random.default_rng(1)
+    )
     assert metric.interval == "bootstrap"
     assert metric.value == pytest.approx(values.mean())
     assert metric.low == pytest.approx(expected.confidence_interval.low, abs=0.02)
@@ -86,7 +88,7 @@ def test_perplexity_weighs_texts_by_their_tokens():
         paired=True,
         n_resamples=5000,
         method="percentile",
-        rng=1,
+        random_state=np.random.default_rng(1),
     ).confidence_interval
     assert (metric.low, metric.high) == pytest.approx((expected.low, expected.high), rel=0.02)
     records = item_records("perplexity", items, exponential)

@@ -53,7 +53,7 @@ def test_bootstrap_agrees_with_scipy() -> None:
     values = np.random.default_rng(1).gamma(2.0, size=120)
     ours = bootstrap_interval(values, generator=np.random.default_rng(2), num_resamples=20_000)
     oracle = stats.bootstrap(
-        (values,), np.mean, n_resamples=20_000, method="percentile", rng=np.random.default_rng(3)
+        (values,), np.mean, n_resamples=20_000, method="percentile", random_state=np.random.default_rng(3)
     ).confidence_interval
     assert ours.value == pytest.approx(values.mean())
     assert ours.low == pytest.approx(oracle.low, abs=0.01)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -48,6 +49,20 @@ def test_a_failing_commit_leaves_nothing(tmp_path, monkeypatch, call):
     with pytest.raises(PrerequisiteError, match="No space left"), staged_folder(tmp_path / "out") as staging:
         (staging / "a").write_text("x")
         monkeypatch.setattr(os, call, fail)
+    assert names(tmp_path) == set()
+
+
+@pytest.mark.parametrize("code", [errno.EXDEV, errno.ENOSYS, errno.EBUSY])
+def test_a_file_system_that_cannot_rename_is_told_and_nothing_is_copied_instead(tmp_path, monkeypatch, code):
+    def fail(*arguments):
+        raise OSError(code, os.strerror(code))
+
+    with (
+        pytest.raises(PrerequisiteError, match=os.strerror(code)),
+        staged_folder(tmp_path / "out") as staging,
+    ):
+        (staging / "a").write_text("x")
+        monkeypatch.setattr(os, "rename", fail)
     assert names(tmp_path) == set()
 
 

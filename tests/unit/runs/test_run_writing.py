@@ -82,7 +82,7 @@ def test_text_is_written_as_utf8_with_unix_line_ends(tmp_path):
 
 
 @pytest.mark.parametrize("function", ["fsync", "replace"])
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EROFS])
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EXDEV, errno.ENOSYS])
 def test_a_failing_system_call_leaves_the_old_file(tmp_path, monkeypatch, function, code):
     path = tmp_path / "a.txt"
     path.write_text("old")

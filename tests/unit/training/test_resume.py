@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import pickle
+
 import pytest
 import torch
 
 from falcon_unlearn.config.catalogue import METHODS
 from falcon_unlearn.data.corpora import PreparedData
+from falcon_unlearn.errors import DataError
 from falcon_unlearn.events import Notice, StageStarted, TrainingStepped, ignore_events
 from falcon_unlearn.results import DataResult
 from falcon_unlearn.runs import open_work
+from falcon_unlearn.runs.snapshots import MANIFEST_FILE
 from falcon_unlearn.training.outputs import unlearn_outputs
 from falcon_unlearn.training.session import unlearn_window
 from falcon_unlearn.training.states import TENSORS
@@ -143,6 +149,32 @@ def test_a_damaged_state_is_told_and_kept_and_the_one_before_is_used(damage, tmp
     assert any(newest.name in words for words in warnings)
     assert next(e.step for e in events if isinstance(e, TrainingStepped)) == 4
     assert newest.is_dir() or damage != "no manifest"
+
+
+class Bomb:
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return (open, (str(self.marker), "w"))
+
+
+def test_a_pickle_in_place_of_a_state_is_never_opened_even_if_its_manifest_vouches_for_it(tmp_path):
+    recipe, path, marker = recipe_of("falcon"), tmp_path / ".out.work", tmp_path / "was-run"
+    with pytest.raises(Killed):
+        session(recipe, tmp_path, kill_at(3), open_work(path, {}))
+    content = pickle.dumps(Bomb(marker))
+    for state in (path / "training").iterdir():
+        (state / TENSORS).write_bytes(content)
+        manifest = json.loads((state / MANIFEST_FILE).read_text())
+        for file in manifest["files"]:
+            if file["name"] == TENSORS:
+                file |= {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        (state / MANIFEST_FILE).write_text(json.dumps(manifest))
+    with pytest.raises(DataError, match="no safetensors file") as caught:
+        session(recipe, tmp_path, work=open_work(path, {}))
+    assert "--resume never" in caught.value.hint
+    assert not marker.exists()
 
 
 def test_the_dtype_that_was_measured_stays(tmp_path, monkeypatch):
