@@ -1,3 +1,4 @@
+import gc
 import os
 
 from hypothesis import settings
@@ -10,3 +11,9 @@ os.environ.pop("COLUMNS", None)
 # A slow machine is no failure: hypothesis's own deadline would make it one.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+
+
+def pytest_collection_finish() -> None:
+    """Spare what was imported from every later collection: audits and runs collect garbage on purpose."""
+    gc.collect()
+    gc.freeze()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from copy import deepcopy
 from typing import Any
 
@@ -145,9 +145,24 @@ def constant_steering(
 
 
 def block_output(model: Any, ids_BL: Tensor, layer: int) -> Tensor:
-    """Return what leaves a block, B x L x D."""
-    output: Tensor = model(input_ids=ids_BL, output_hidden_states=True).hidden_states[layer + 1]
-    return output
+    """Return what leaves a block, B x L x D; the blocks above are not computed."""
+    found: list[Tensor] = []
+
+    def stop(_module: Any, _arguments: Any, output: Tensor) -> None:
+        found.append(output)
+        raise _EnoughError
+
+    handle = model.model.layers[layer].register_forward_hook(stop)
+    try:
+        with suppress(_EnoughError):
+            model(input_ids=ids_BL)
+    finally:
+        handle.remove()
+    return found[0]
+
+
+class _EnoughError(Exception):
+    """Leaves a forward pass where its result is known."""
 
 
 def from_name(world: World, sentences: Sequence[Sentence], length: int) -> Tensor:

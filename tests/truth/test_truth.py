@@ -5,11 +5,14 @@ from __future__ import annotations
 import pytest
 
 import planted
+from falcon_unlearn.audit.attacks import relearning
 
 pytestmark = pytest.mark.xdist_group("truth")
 
 QUICK = ("quantisation", "direction-original", "few-shot-retain")
 ANSWERS = ("text", "generation")
+ALL = {"items": 200, "other_items": 120}
+"""All facts, for the slow tests; the others ask few."""
 
 
 def reached(result, attack, format="text"):
@@ -31,7 +34,7 @@ def test_the_world_has_an_exact_null(audit, models):
 
 
 def test_a_real_retraining_is_never_called_suppressed(audit, models):
-    result = audit(models.retrained, *QUICK, formats=ANSWERS)
+    result = audit(models.retrained, "quantisation", "few-shot-retain", formats=ANSWERS)
     assert result.verdict in {"removed (bounded)", "inconclusive"}
     assert all(row.counts is False or (row.reachable.low or 0.0) < 0.15 for row in result.attacks)
 
@@ -39,14 +42,15 @@ def test_a_real_retraining_is_never_called_suppressed(audit, models):
 def test_letters_alone_are_no_unlearning(audit, models, load, world):
     model = load(models.original)
     planted.letter_bias(model, world)
-    result = audit(model, "prompting")
+    result = audit(model, "few-shot-retain", formats=("letter", "text"))
     letters, text = result.baseline("letter"), result.baseline("text")
     assert letters.accuracy["unlearned"].value < 0.35, "only A is ever chosen"
     assert text.accuracy["unlearned"].value > 0.9
     assert result.verdict == "not removed"
 
 
-def test_a_refusal_is_suppression_and_relearning_shows_it(audit, models, load, world):
+def test_a_refusal_is_suppression_and_relearning_shows_it(audit, models, load, world, monkeypatch):
+    monkeypatch.setattr(relearning, "QUICK_LADDER", (16, 64))  # its last rung has 256 steps
     model = load(models.original)
     planted.refusal(model, world)
     result = audit(model, "relearning-rtt", formats=ANSWERS)
@@ -91,15 +95,24 @@ def test_a_constant_shift_comes_back_when_one_direction_is_removed(audit, models
 
 @pytest.mark.slow
 def test_a_real_retraining_withstands_relearning(audit, models):
-    result = audit(models.retrained, *QUICK, "relearning-rtt", "prompting")
+    result = audit(models.retrained, *QUICK, "relearning-rtt", "prompting", formats=ANSWERS, **ALL)
     assert result.verdict in {"removed (bounded)", "inconclusive"}
+    assert all(row.counts is False or (row.reachable.low or 0.0) < 0.15 for row in result.attacks)
+
+
+@pytest.mark.slow
+def test_letters_alone_withstand_every_wording(audit, models, load, world):
+    model = load(models.original)
+    planted.letter_bias(model, world)
+    assert audit(model, "prompting", **ALL).verdict == "not removed"
 
 
 @pytest.mark.slow
 def test_a_real_retraining_is_accused_no_more_often_than_alpha_allows(audit, models):
     """Twenty splits of the same facts: with alpha .05, four or more accusations have probability .016."""
     verdicts = [
-        audit(models.retrained, "few-shot-retain", seed=seed, formats=ANSWERS).verdict for seed in range(20)
+        audit(models.retrained, "few-shot-retain", seed=seed, formats=ANSWERS, **ALL).verdict
+        for seed in range(20)
     ]
     assert verdicts.count("suppressed") < 4
     assert not {"not removed", "damaged"} & set(verdicts)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from falcon_unlearn.audit.facts import Fact
 from falcon_unlearn.audit.prompting import Prompting
 from falcon_unlearn.evaluation.subject import Subject
 from falcon_unlearn.linalg.intervals import percentile_interval
-from falcon_unlearn.metrics.auc import membership_auc
+from falcon_unlearn.metrics.auc import membership_auc, resampled_aucs
 from falcon_unlearn.metrics.membership import (
     loss_score,
     min_k_plus_plus_score,
@@ -37,6 +37,7 @@ from falcon_unlearn.results_audit import (
 )
 
 FloatArray = NDArray[np.float64]
+Rows = NDArray[np.int64]
 MIN_K = 0.2
 WRONG_OPTIONS = "the same questions with one of their wrong options"
 _FALSE_POSITIVES = 0.01
@@ -152,14 +153,14 @@ def _model(
     count = draws.num_members
     return ModelMemorisation(
         model=role,
-        extraction_strength=draws.estimate(found.extraction_strength, _mean_of_members),
-        exact_memorisation=draws.estimate(found.exact_memorisation, _mean_of_members),
-        extraction_strength_others=draws.estimate(found.extraction_strength, _mean_of_others),
+        extraction_strength=draws.mean_of_members(found.extraction_strength),
+        exact_memorisation=draws.mean_of_members(found.exact_memorisation),
+        extraction_strength_others=draws.mean_of_others(found.extraction_strength),
         membership=[
             MembershipScore.model_validate(
                 {
                     "name": name,
-                    "auc": draws.estimate(scores_N, membership_auc),
+                    "auc": draws.auc(scores_N),
                     "true_positive_rate": true_positive_rate(scores_N[:count], scores_N[count:]),
                 }
             )
@@ -177,34 +178,35 @@ class _Draws:
         names = sorted(set(clusters))
         places = {name: np.flatnonzero(np.array([c == name for c in clusters])) for name in names}
         generator = np.random.default_rng([seed, len(names)])
-        self.rows = []
+        self._members: list[Rows] = []
+        self._others: list[Rows] = []
         for _ in range(_RESAMPLES):
             chosen = generator.integers(0, len(names), size=len(names))
-            self.rows.append(np.concatenate([places[names[index]] for index in chosen]))
-
-    def estimate(
-        self, values_N: FloatArray, statistic: Callable[[FloatArray, FloatArray], float]
-    ) -> Estimate:
-        """Return a statistic of (members, others) with its percentile interval."""
-        member_N = np.arange(len(values_N)) < self.num_members
-        replicates = []
-        for rows in self.rows:
-            mine, theirs = values_N[rows[member_N[rows]]], values_N[rows[~member_N[rows]]]
+            rows = np.concatenate([places[names[index]] for index in chosen])
+            mine, theirs = rows[rows < self.num_members], rows[rows >= self.num_members]
             if mine.size and theirs.size:
-                replicates.append(statistic(mine, theirs))
-        low, high = percentile_interval(replicates)
-        value = statistic(values_N[member_N], values_N[~member_N])
-        return Estimate(value=value, low=low, high=high)
+                self._members.append(mine)
+                self._others.append(theirs - self.num_members)
+
+    def auc(self, values_N: FloatArray) -> Estimate:
+        """Return the AUC of members against others with its percentile interval."""
+        members, others = values_N[: self.num_members], values_N[self.num_members :]
+        draws = zip(self._members, self._others, strict=True)
+        low, high = percentile_interval(resampled_aucs(members, others, draws))
+        return Estimate(value=membership_auc(members, others), low=low, high=high)
+
+    def mean_of_members(self, values_N: FloatArray) -> Estimate:
+        """Return the mean of the members with its percentile interval."""
+        return _mean(values_N[: self.num_members], self._members)
+
+    def mean_of_others(self, values_N: FloatArray) -> Estimate:
+        """Return the mean of the others with its percentile interval."""
+        return _mean(values_N[self.num_members :], self._others)
 
 
-def _mean_of_members(members: FloatArray, others: FloatArray) -> float:
-    del others
-    return float(members.mean())
-
-
-def _mean_of_others(members: FloatArray, others: FloatArray) -> float:
-    del members
-    return float(others.mean())
+def _mean(values_N: FloatArray, draws: Sequence[Rows]) -> Estimate:
+    low, high = percentile_interval([float(values_N[rows].mean()) for rows in draws])
+    return Estimate(value=float(values_N.mean()), low=low, high=high)
 
 
 def true_positive_rate(
@@ -244,4 +246,4 @@ def blind_baseline(samples: Samples, *, seed: int) -> Estimate:
     for train, test in selection.GroupKFold(folds).split(words, labels, clusters):
         model = linear.LogisticRegression(max_iter=500).fit(words[train], labels[train])
         members_N[test] = model.predict_proba(words[test])[:, 1]
-    return _Draws(samples, seed).estimate(-members_N, membership_auc)
+    return _Draws(samples, seed).auc(-members_N)

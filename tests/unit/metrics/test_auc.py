@@ -7,7 +7,13 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from falcon_unlearn.errors import DataError, NumericalError
-from falcon_unlearn.metrics.auc import auc_interval, auc_standard_error, membership_auc, privleak_estimate
+from falcon_unlearn.metrics.auc import (
+    auc_interval,
+    auc_standard_error,
+    membership_auc,
+    privleak_estimate,
+    resampled_aucs,
+)
 from falcon_unlearn.metrics.membership import privleak
 
 SCORES = st.lists(st.integers(-4, 4).map(float), min_size=1, max_size=25)
@@ -17,6 +23,25 @@ SCORES = st.lists(st.integers(-4, 4).map(float), min_size=1, max_size=25)
 def test_equals_scikit_learn_with_ties(forget, holdout):
     labels = [0] * len(forget) + [1] * len(holdout)
     assert membership_auc(forget, holdout) == pytest.approx(roc_auc_score(labels, forget + holdout))
+
+
+@given(SCORES, SCORES, st.integers(0, 99))
+def test_every_draw_has_the_area_that_scikit_learn_gives_it(forget, holdout, seed):
+    generator = np.random.default_rng(seed)
+    draws = [
+        tuple(generator.integers(0, len(side), generator.integers(1, 9)) for side in (forget, holdout))
+        for _ in range(5)
+    ]
+    found = resampled_aucs(forget, holdout, draws)
+    for area, (mine, theirs) in zip(found, draws, strict=True):
+        scores = [*np.array(forget)[mine], *np.array(holdout)[theirs]]
+        assert area == pytest.approx(roc_auc_score([0] * len(mine) + [1] * len(theirs), scores))
+
+
+def test_infinite_scores_have_their_place_in_a_draw():
+    whole = [(np.arange(2), np.arange(3))]
+    scores = [-np.inf, 1.0], [np.inf, 1.0, -np.inf]
+    assert resampled_aucs(*scores, whole) == pytest.approx([membership_auc(*scores)])
 
 
 def test_orientation():
@@ -86,6 +111,8 @@ def test_unusable_input():
         membership_auc([1.0], [])
     with pytest.raises(NumericalError, match="1 forget"):
         membership_auc([np.nan], [1.0])
+    with pytest.raises(DataError, match="draw"):
+        resampled_aucs([1.0], [2.0], [(np.array([0]), np.array([], dtype=np.int64))])
     with pytest.raises(DataError):
         auc_standard_error(1.2, 10, 10)
     with pytest.raises(DataError, match="2 and 1"):

@@ -22,7 +22,7 @@ from falcon_unlearn.bench.muse.small import plain_ids
 from falcon_unlearn.errors import DataError
 from falcon_unlearn.evaluation.subject import Subject
 from falcon_unlearn.linalg.intervals import Estimate, percentile_interval
-from falcon_unlearn.metrics.auc import membership_auc
+from falcon_unlearn.metrics.auc import membership_auc, resampled_aucs
 from falcon_unlearn.metrics.membership import loss_score, min_k_score, privleak, zlib_score
 from falcon_unlearn.metrics.open_unlearning_log import read_log
 
@@ -186,10 +186,7 @@ def auc_estimate(
 ) -> Estimate:
     """Return the AUC with a bootstrap interval over articles: chunks of one article are not independent."""
     forget, holdout = np.asarray(scores.forget), np.asarray(scores.holdout)
-    replicates = [
-        membership_auc(forget[first], holdout[second])
-        for first, second in _resampled(texts, generator, resamples)
-    ]
+    replicates = resampled_aucs(forget, holdout, _resampled(texts, generator, resamples))
     return Estimate(scores.auc, *percentile_interval(replicates))
 
 
@@ -213,12 +210,16 @@ def privleak_estimate(
         _check_same_texts(scores, reference, texts)
     value = muse_privleak(scores.auc, reference.auc)
     forget, holdout = np.asarray(scores.forget), np.asarray(scores.holdout)
-    own_forget, own_holdout = np.asarray(reference.forget), np.asarray(reference.holdout)
-    replicates = []
-    for first, second in _resampled(texts, generator, resamples):
-        expected = membership_auc(own_forget[first], own_holdout[second]) if paired else reference.auc
-        if expected < 1.0:  # else nothing to divide by
-            replicates.append(muse_privleak(membership_auc(forget[first], holdout[second]), expected))
+    draws = _resampled(texts, generator, resamples)
+    found = resampled_aucs(forget, holdout, draws)
+    expected = np.full(len(draws), reference.auc)
+    if paired:
+        expected = resampled_aucs(reference.forget, reference.holdout, draws)
+    replicates = [
+        muse_privleak(float(own), float(other))
+        for own, other in zip(found, expected, strict=True)
+        if other < 1.0  # else nothing to divide by
+    ]
     return Estimate(value, *percentile_interval(replicates))
 
 
