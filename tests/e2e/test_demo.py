@@ -35,7 +35,7 @@ def scaled_down(model: str, folder: Path, seed: int = 0, audit: str = "off") -> 
         entry["limit"] = 5
     tree["selection"] = {"samples": 12, "resamples": 10}
     tree["train"] = {**tree["train"], "steps": STEPS}
-    tree["audit"] |= {"attacks": ["quantisation"], "items": 12, "other_items": 6, "resamples": 200}
+    tree["audit"] |= {"attacks": ["few-shot-retain"], "items": 12, "other_items": 6, "resamples": 200}
     tree["evaluation"] |= {"maximum_divergence_tokens": 100, "resamples": 100}
     return Recipe.model_validate(tree)
 
@@ -131,7 +131,7 @@ def test_the_report_is_one_file_that_needs_nothing_from_outside(output):
 
 def test_the_audit_ran_and_the_report_shows_it(output):
     audit = AuditResult.model_validate_json(record(output, "audit.json"))
-    assert "quantisation" in {row.attack for row in audit.attacks}
+    assert "few-shot-retain" in {row.attack for row in audit.attacks}
     assert audit.verdict != "removed (bounded)", "without a null nothing is called removed"
     assert 'id="audit"' in record(output, "report.html")
 
