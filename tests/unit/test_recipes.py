@@ -22,7 +22,8 @@ from falcon_unlearn.data.corpora import prepare_corpora
 from falcon_unlearn.data.overlap import duplicate_positions
 from falcon_unlearn.data.sources import load_examples
 from falcon_unlearn.examples import EncodedExample
-from falcon_unlearn.pipeline import plan_run, run_pipeline
+from falcon_unlearn.pipeline import plan_run, planning, run_pipeline
+from falcon_unlearn.pipeline.pace import Pace
 from pico_files import save_pico
 from shared_data import shared_data
 
@@ -293,7 +294,7 @@ def test_the_readme_lists_every_file_once_and_agrees_with_the_headers():
 
 @FILE
 def test_every_recipe_plans(path, models, texts, monkeypatch):
-    monkeypatch.setattr("falcon_unlearn.pipeline.planning.matrix_product_speed", lambda *_: 1e9)
+    monkeypatch.setattr(planning, "measure_pace", lambda *_: Pace(1e9, 1e9, 1e-9, 0.0))
     recipe = reduced(load(path), models[family(load(path))], texts)
     plan = plan_run(recipe)
     assert plan.architecture == family(load(path))
