@@ -6,7 +6,7 @@ from falcon_unlearn.config.paths import public_name, public_text
 from falcon_unlearn.runs.cache import CACHE_VARIABLE, cache_folder
 from falcon_unlearn.runs.environment import capture_environment
 from falcon_unlearn.runs.finishing import remove_finished, remove_work, work_path
-from falcon_unlearn.runs.folder import check_output, free_disk_check, staged_folder
+from falcon_unlearn.runs.folder import check_output, free_disk_check, has_writer, staged_folder
 from falcon_unlearn.runs.identity import code_identity
 from falcon_unlearn.runs.journal import Journal
 from falcon_unlearn.runs.manifest import MANIFEST, RECORDS, fingerprint, verify_manifest, write_manifest
@@ -39,6 +39,7 @@ __all__ = [
     "fingerprint",
     "format_bytes",
     "free_disk_check",
+    "has_writer",
     "open_work",
     "public_name",
     "public_text",

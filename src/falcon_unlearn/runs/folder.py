@@ -111,6 +111,20 @@ def staged_folder(output: Path) -> Iterator[Path]:
                 folder.rmdir()
 
 
+def has_writer(output: Path) -> bool:
+    """Tell whether a process is writing `output` now, a folder that may not exist yet."""
+    lock_path = output.with_name(f".{output.name}.lock")
+    if not lock_path.exists():
+        return False
+    lock = FileLock(lock_path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    lock.release()
+    return False
+
+
 @contextmanager
 def _single_writer(lock_path: Path, target: Path) -> Iterator[None]:
     lock = FileLock(lock_path)

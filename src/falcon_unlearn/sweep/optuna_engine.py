@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from falcon_unlearn.errors import PrerequisiteError
+from falcon_unlearn.sweep.processes import Processes
 from falcon_unlearn.sweep.trial import Outcome, Task, run_task, worker_environment
 
 if TYPE_CHECKING:
@@ -24,8 +25,8 @@ Report = Callable[[Task, Outcome], None]
 def run_with_optuna(tasks: Sequence[Task], folder: Path, workers: int, report: Report) -> None:
     """Run every task that is not finished, `workers` at a time.
 
-    The caller holds the lock of the folder, so a trial that the journal calls running is one whose process
-    was killed: it is closed and its point runs again.
+    The caller holds the lock of the folder, so a trial that the journal calls running is one whose sweep
+    was killed: it is closed and its point is taken up again. On a signal the runs save and end.
 
     Args:
         tasks: All runs of the sweep.
@@ -37,23 +38,35 @@ def run_with_optuna(tasks: Sequence[Task], folder: Path, workers: int, report: R
         PrerequisiteError: Optuna is not installed.
     """
     study = open_study(folder)
+    from optuna.trial import TrialState
+
     by_name = {task.name: task for task in tasks}
     choices = all_choices(tasks)
     enqueue_missing(study, tasks)
     lock = threading.Lock()
+    processes = Processes()
 
     def work(worker: int) -> None:
         environment = worker_environment(worker, workers)
-        while (trial := _next_trial(study, lock)) is not None:
+        while not processes.stopping and (trial := _next_trial(study, lock)) is not None:
             task = by_name[trial.user_attrs["task"]]
-            outcome = run_task(task, environment)
+            outcome = run_task(task, environment, processes)
             with lock:
+                if outcome is None or (processes.stopping and outcome.exit_code != 0):
+                    # Asked to end, which is no failure: the point runs again, from its saved state.
+                    study.tell(trial, state=TrialState.FAIL)
+                    return
                 _tell(study, trial, choices, outcome)
                 report(task, outcome)
 
     with ThreadPoolExecutor(max_workers=workers) as pool:
-        for done in [pool.submit(work, worker) for worker in range(workers)]:
-            done.result()
+        try:
+            for done in [pool.submit(work, worker) for worker in range(workers)]:
+                done.result()
+        except BaseException:
+            # A signal, or a defect in one worker: the pool waits for the others, which save and end.
+            processes.stop()
+            raise
 
 
 def open_study(folder: Path) -> optuna.Study:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +42,8 @@ def run_with_ray(
 
     def trainable(config: dict[str, Any]) -> None:
         outcome = run_task(by_name[config["task"]])
-        tune.report(
-            {
-                "task": config["task"],
-                "exit_code": outcome.exit_code,
-                "seconds": outcome.seconds,
-                "message": outcome.message,
-            }
-        )
+        if outcome is not None:
+            tune.report({"task": config["task"], **vars(outcome)})
 
     tuner = tune.Tuner(
         tune.with_resources(trainable, {"cpu": cores, "gpu": cards}),
@@ -55,8 +51,28 @@ def run_with_ray(
         tune_config=tune.TuneConfig(max_concurrent_trials=workers),
         run_config=tune.RunConfig(storage_path=str((folder / "ray").absolute()), verbose=0),
     )
-    for result in tuner.fit():
+    with _session():
+        results = tuner.fit()
+    for result in results:
         metrics = result.metrics or {}
         if "task" in metrics:
             outcome = Outcome(metrics["exit_code"], metrics["seconds"], metrics["message"])
             report(by_name[metrics["task"]], outcome)
+
+
+@contextmanager
+def _session() -> Iterator[None]:
+    """Join the cluster of RAY_ADDRESS, or start Ray here without dashboard; leave a session that exists."""
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    # Ray would send usage figures to its makers.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    own = {} if os.environ.get("RAY_ADDRESS") else {"include_dashboard": False}
+    ray.init(log_to_driver=False, **own)
+    try:
+        yield
+    finally:
+        ray.shutdown()

@@ -15,6 +15,7 @@ from falcon_unlearn.errors import DataError, UsageError
 from falcon_unlearn.events import EventSink, Notice, Progress, ignore_events
 from falcon_unlearn.report.comparison import compare_results, write_comparison
 from falcon_unlearn.runs import remove_finished, write_json_atomic
+from falcon_unlearn.stopping import Terminated
 from falcon_unlearn.sweep.optuna_engine import run_with_optuna
 from falcon_unlearn.sweep.points import Point, make_points, point_name
 from falcon_unlearn.sweep.ray_engine import run_with_ray
@@ -71,6 +72,9 @@ def run_sweep(
         tasks = [_task(folder, arguments, point, number) for number, point in enumerate(points)]
         outcomes = _run(tasks, folder, settings, sink)
         return _close(tasks, outcomes, folder, settings, sink)
+    except (KeyboardInterrupt, Terminated) as error:
+        error.add_note("finished runs are kept, the others go on from their saved steps")
+        raise
     finally:
         lock.release()
 
@@ -92,7 +96,9 @@ def _claim_folder(folder: Path, plan: dict[str, Any]) -> None:
 
 def _task(folder: Path, arguments: Sequence[str], point: Point, number: int) -> Task:
     name = point_name(point, number)
-    return Task(name, point, folder / RUNS / name, folder / LOGS / f"{name}.log", tuple(arguments))
+    return Task(
+        name, point, folder / RUNS / name, folder / LOGS / f"{name}.log", tuple(arguments), Path.cwd()
+    )
 
 
 def _run(tasks: Sequence[Task], folder: Path, settings: SweepSettings, sink: EventSink) -> dict[str, Outcome]:

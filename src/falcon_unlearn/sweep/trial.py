@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from falcon_unlearn.runs import MANIFEST
+from falcon_unlearn.runs import MANIFEST, has_writer
 from falcon_unlearn.sweep.points import Point, point_arguments
+from falcon_unlearn.sweep.processes import Processes
+
+POLL_SECONDS = 1.0
+"""Time between two looks at a run of another process."""
 
 _LAST_WORDS = 600
 """Characters of a failed run's messages that are kept."""
@@ -28,6 +30,8 @@ class Task:
     log: Path
     arguments: tuple[str, ...]
     """What all runs share: the flags of `run` as the user gave them."""
+    place: Path
+    """Folder to which relative paths of `arguments` belong."""
 
 
 @dataclass(frozen=True)
@@ -44,31 +48,33 @@ def is_finished(task: Task) -> bool:
     return (task.folder / MANIFEST).is_file()
 
 
-def run_task(task: Task, extra_environment: Mapping[str, str] | None = None) -> Outcome:
-    """Run one point to its end; a finished one is not repeated."""
+def run_task(
+    task: Task, environment: Mapping[str, str] | None = None, processes: Processes | None = None
+) -> Outcome | None:
+    """Run one point to its end; a finished one is not repeated.
+
+    A process of an earlier sweep that was killed may still be at it: its end is awaited.
+
+    Args:
+        task: The point.
+        environment: Variables of the process beside those of this one.
+        processes: Where the process is registered, to be stopped with others.
+
+    Returns:
+        How it ended; None where the sweep was stopped before it could start.
+    """
+    processes = processes or Processes()
+    while has_writer(task.folder) and not processes.stopping:
+        time.sleep(POLL_SECONDS)
     if is_finished(task):
         return Outcome(0, 0.0)
-    command = [sys.executable, "-m", "falcon_unlearn", "run", *task.arguments, *point_arguments(task.point)]
     started = time.perf_counter()
     task.log.parent.mkdir(parents=True, exist_ok=True)
-    with task.log.open("ab") as log:
-        finished = subprocess.run(
-            [*command, "--output", str(task.folder)],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            env=child_environment(extra_environment or {}),
-            check=False,
-        )
-    seconds = time.perf_counter() - started
-    message = "" if finished.returncode == 0 else last_words(task.log)
-    return Outcome(finished.returncode, seconds, message)
-
-
-def child_environment(extra: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of a run: this one, without what would make it a rank of a job."""
-    ranks = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK"}
-    return {name: value for name, value in os.environ.items() if name not in ranks} | dict(extra)
+    arguments = ["run", *task.arguments, *point_arguments(task.point), "--output", str(task.folder)]
+    code = processes.run(arguments, task.log, place=task.place, environment=environment or {})
+    if code is None:
+        return None
+    return Outcome(code, time.perf_counter() - started, "" if code == 0 else last_words(task.log))
 
 
 def worker_environment(worker: int, workers: int) -> dict[str, str]:

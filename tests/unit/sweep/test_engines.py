@@ -6,14 +6,17 @@ import json
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
+from filelock import FileLock
 
 from falcon_unlearn.errors import UsageError
 from falcon_unlearn.sweep import optuna_engine
 from falcon_unlearn.sweep.optuna_engine import open_study
+from falcon_unlearn.sweep.processes import Processes
 from falcon_unlearn.sweep.running import SweepSettings, run_sweep
-from falcon_unlearn.sweep.trial import Outcome, last_words, worker_environment
+from falcon_unlearn.sweep.trial import Outcome, Task, last_words, run_task, worker_environment
 
 VARIATIONS = {"selection.layer": [5, 6, 7], "seed": [0, 1]}
 
@@ -28,7 +31,7 @@ class FakeRuns:
         self._running = 0
         self._lock = threading.Lock()
 
-    def __call__(self, task, environment=None):
+    def __call__(self, task, environment=None, processes=None):
         with self._lock:
             self._running += 1
             self.together = max(self.together, self._running)
@@ -91,7 +94,7 @@ import os, sys
 from pathlib import Path
 from falcon_unlearn.sweep import optuna_engine
 from falcon_unlearn.sweep.running import SweepSettings, run_sweep
-optuna_engine.run_task = lambda task, environment: os._exit(9)
+optuna_engine.run_task = lambda *_: os._exit(9)
 variations = {"selection.layer": [5, 6, 7], "seed": [0, 1]}
 run_sweep(["--model", "m"], variations, Path(sys.argv[1]), SweepSettings())
 """
@@ -108,7 +111,7 @@ run_sweep(["--model", "m"], variations, Path(sys.argv[1]), SweepSettings())
 
 def test_finished_folders_are_not_repeated_even_if_the_journal_forgot(tmp_path, monkeypatch):
     calls = []
-    monkeypatch.setattr(subprocess, "run", lambda *a, **k: calls.append(a))
+    monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: calls.append(a))
     folder = tmp_path / "s"
     for number, (layer, seed) in enumerate((layer, seed) for layer in (5, 6, 7) for seed in (0, 1)):
         records = folder / "runs" / f"{number:04d}-layer-{layer}-seed-{seed}" / "falcon"
@@ -118,6 +121,81 @@ def test_finished_folders_are_not_repeated_even_if_the_journal_forgot(tmp_path, 
     (folder / "plan.json").write_text(json.dumps(plan))
     assert [t.status for t in sweep(folder).trials] == ["finished"] * 6
     assert calls == []
+
+
+@pytest.mark.parametrize("finishes", [True, False])
+def test_a_stopped_sweep_starts_nothing_more_and_repeats_what_did_not_finish(tmp_path, monkeypatch, finishes):
+    runs = FakeRuns()
+
+    def stopped(task, environment, processes):
+        outcome = runs(task)
+        processes.stop()
+        return outcome
+
+    if not finishes:
+        runs.failing = {"0000-layer-5-seed-0"}
+    monkeypatch.setattr(optuna_engine, "run_task", stopped)
+    first = sweep(tmp_path / "s", workers=2)
+    started = len(runs.names)
+    assert started <= 2
+    # Ended on request: not finished, and not called a failure.
+    assert {t.status for t in first.trials} <= {"finished", "missing"}
+    done = sum(t.status == "finished" for t in first.trials)
+    runs.failing = set()
+    monkeypatch.setattr(optuna_engine, "run_task", runs)
+    assert [t.status for t in sweep(tmp_path / "s").trials] == ["finished"] * 6
+    assert len(runs.names) == started + 6 - done
+
+
+def test_a_run_of_a_killed_sweep_is_awaited(tmp_path, monkeypatch):
+    """The process of an earlier sweep writes on; no second one may start beside it."""
+    task = Task("t", {}, tmp_path / "t", tmp_path / "t.log", (), tmp_path)
+    started, waits = [], []
+    monkeypatch.setattr(Processes, "run", lambda *a, **k: started.append(a))
+
+    def finish_at_last(seconds):
+        waits.append(seconds)
+        if len(waits) == 3:
+            records = tmp_path / "t" / "falcon"
+            records.mkdir(parents=True)
+            (records / "manifest.json").write_text("{}")
+            lock.release()
+
+    monkeypatch.setattr("falcon_unlearn.sweep.trial.time.sleep", finish_at_last)
+    lock = FileLock(tmp_path / ".t.lock", thread_local=False)
+    lock.acquire()
+    assert run_task(task) == Outcome(0, 0.0)
+    assert (len(waits), started) == (3, [])
+
+
+def test_stopping_lets_a_process_end_on_its_own_terms(tmp_path):
+    """One SIGTERM, also where the process stands in the sweep's own terminal group."""
+    processes = Processes()
+    log = tmp_path / "log"
+    ended = []
+    thread = threading.Thread(
+        target=lambda: ended.append(
+            processes.run(["env", "--json"], log, place=tmp_path, environment={"PYTHONPATH": str(tmp_path)})
+        )
+    )
+    module = tmp_path / "falcon_unlearn" / "__main__.py"
+    module.parent.mkdir()
+    (module.parent / "__init__.py").write_text("")
+    module.write_text(
+        "import os, signal, sys, time\n"
+        "def told(number, frame): print('saved', os.getpgid(0) == os.getpid(), flush=True); sys.exit(143)\n"
+        "signal.signal(signal.SIGTERM, told)\n"
+        "print('ready', sys.argv[1:], flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    thread.start()
+    while "ready" not in (log.read_text() if log.exists() else ""):
+        time.sleep(0.01)
+    processes.stop()
+    thread.join()
+    assert ended == [143]
+    assert log.read_text() == "ready ['env', '--json']\nsaved True\n"
+    assert processes.run(["env"], log, place=tmp_path, environment={}) is None
 
 
 def test_another_sweep_is_not_overwritten(tmp_path, runs):
