@@ -21,6 +21,7 @@ def case(scope: str, *, shard: str = "never", **changes) -> dict:
 CHEAP = [
     case("tensor", objective={"negatives": 3}),
     case("global", shard="window"),
+    case("layer", streamed=True),
 ]
 # Optimizers that step by a sign are left out: a gradient that is zero up to rounding has no sign.
 MATRIX = [
@@ -30,6 +31,8 @@ MATRIX = [
     case("layer", shard="window", train={"batch_size": 3}),
     case("tensor", train={"maximum_retain_drift": 1e-5}),
     case("tensor", shard="window", train={"maximum_retain_drift": 1e-5}),
+    *(case(scope, streamed=True) for scope in SCOPES),
+    case("tensor", streamed=True, objective={"negatives": 3}),
     case("tensor", method="rmu"),
     case("tensor", method="circuit_breakers"),
 ]

@@ -12,14 +12,19 @@ from tempfile import TemporaryDirectory
 
 import torch
 
+from falcon_unlearn.config.model import ModelSettings
 from falcon_unlearn.distributed.job import joined
+from falcon_unlearn.models.engine import BlockEngine
+from falcon_unlearn.models.streaming import build_engine, load_streamed
 from tiny_runs import run_session, tiny_data, tiny_recipe
 
 
 def run_case(case: dict) -> dict:
     """Unlearn two domains with and without padding; return tensors and the rows of the history."""
+    changes = {key: value for key, value in case.items() if key != "streamed"}
     with TemporaryDirectory() as folder:
-        session = run_session(Path(folder), tiny_recipe(**case), tiny_data(2))
+        place = {"engine": streamed_engine(case["streamed"])} if case.get("streamed") else {}
+        session = run_session(Path(folder), tiny_recipe(**changes), tiny_data(2), **place)
     result = session.result
     rows = [{k: v for k, v in row.items() if k != "seconds"} for row in result.history]
     moved = {
@@ -37,6 +42,12 @@ def run_case(case: dict) -> dict:
         "facts": facts,
         "status": result.status,
     }
+
+
+def streamed_engine(folder: str) -> BlockEngine:
+    """Return an engine over a saved pico model that stays on disk."""
+    settings = ModelSettings(name=folder)
+    return build_engine(load_streamed(settings, torch.device("cpu")))
 
 
 def main() -> None:

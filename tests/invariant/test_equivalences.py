@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from falcon_unlearn.activations.collect import cache_states
+from falcon_unlearn.activations.caching import cache_states
 from falcon_unlearn.config.objective import ObjectiveSettings
 from falcon_unlearn.models.engine import BlockEngine, tensors_replaced
 from falcon_unlearn.objectives.base import StateBatch

@@ -1,4 +1,4 @@
-"""Fill the stores that replace the second model, and pool states of all layers for the selection.
+"""Batches for passes without gradients, the stores they fill, and pooled states for the selection.
 
 Legend: B batch, L tokens, D hidden, N samples.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 from falcon_unlearn.activations.store import ActivationStore, mask_from_lengths
 from falcon_unlearn.distributed.stores import exchange_states
 from falcon_unlearn.distributed.team import Team
-from falcon_unlearn.models.engine import BlockEngine, blocks_in_dtype
+from falcon_unlearn.models.engine import BlockEngine
 from falcon_unlearn.models.packing import LARGEST_PADDING
 
 SMALLEST_BATCH = 256
@@ -88,59 +88,6 @@ def reopen_states(
     states = open_states(folder, name, lengths, hidden_size, dtype)
     exchange_states(team, (states.inputs, states.outputs), [range(len(lengths))])
     return states
-
-
-@torch.no_grad()
-def cache_states(
-    engine: BlockEngine,
-    samples: Sequence[Sequence[int]],
-    window: tuple[int, int],
-    folder: Path,
-    name: str,
-    *,
-    compute_dtype: torch.dtype,
-    store_dtype: torch.dtype,
-    batch_tokens: int,
-    progress: ProgressCallback,
-    team: Team | None = None,
-) -> CachedStates:
-    """Run every sample once up to the loss layer and keep two of its states.
-
-    Args:
-        engine: The engine over the unchanged model.
-        samples: Token ids of each sample.
-        window: First and last block, inclusive.
-        folder: Existing folder for the two files.
-        name: Stem of their names.
-        compute_dtype: Dtype in which the window runs; must be that of training, so that step 0 has no drift.
-        store_dtype: Dtype on disk.
-        batch_tokens: Padded tokens per forward pass.
-        progress: Receives samples done and in total.
-        team: Ranks that share the work; `folder` is then one that all ranks of a machine see.
-    """
-    first, last = window
-    team = team or Team()
-    lengths = [len(sample) for sample in samples]
-    hidden = engine.structure.hidden_size
-    stores = open_states(folder, name, lengths, hidden, store_dtype)
-    done = 0
-    batches = list(batches_by_length(lengths, batch_tokens))
-    with blocks_in_dtype(engine, first, last, compute_dtype):
-        for batch in team.own_part(batches):
-            ids_BL, _ = pad_token_ids(samples, batch, engine.device)
-            entering_BLD = engine.embed(ids_BL)
-            if first > 0:
-                entering_BLD = engine.run(entering_BLD, 0, first - 1)
-            # Training reads the stored, rounded inputs, so the frozen outputs must come from those too.
-            entering_BLD = entering_BLD.to(store_dtype).to(compute_dtype)
-            leaving_BLD = engine.run(entering_BLD, first, last)
-            for row, index in enumerate(batch):
-                stores.inputs.write(index, entering_BLD[row, : lengths[index]])
-                stores.outputs.write(index, leaving_BLD[row, : lengths[index]])
-            done += len(batch) * team.size
-            progress(min(done, len(samples)), len(samples))
-    exchange_states(team, (stores.inputs, stores.outputs), batches)
-    return stores
 
 
 @torch.no_grad()

@@ -19,6 +19,8 @@ from falcon_unlearn.activations.collect import (
     pool_tokens,
 )
 from falcon_unlearn.activations.store import ActivationStore
+from falcon_unlearn.distributed.stores import exchange_states
+from falcon_unlearn.distributed.team import Team
 from falcon_unlearn.models.engine import BlockEngine
 
 Corpora = Mapping[str, Sequence[Sequence[int]]]
@@ -41,17 +43,18 @@ def open_stores(
     store_dtype: torch.dtype,
     compute_dtype: torch.dtype,
     batch_tokens: int,
+    team: Team | None = None,
 ) -> dict[str, ActivationStore]:
-    """Create one store per corpus and fill it with the states that enter block 0."""
+    """Create one store per corpus and fill it with the states that enter block 0, each rank its own part."""
     stores = {}
     for name, samples in corpora.items():
         lengths = [len(sample) for sample in samples]
         stores[name] = ActivationStore(
             folder / f"{name}.{kind}", lengths, engine.structure.hidden_size, store_dtype
         )
-        for batch in batches_by_length(lengths, batch_tokens):
+        for batch in own_batches(lengths, batch_tokens, team):
             ids_BL, _ = pad_token_ids(samples, batch, engine.device)
-            _write(stores[name], batch, engine.embed(ids_BL).to(compute_dtype))
+            write_rows(stores[name], batch, engine.embed(ids_BL).to(compute_dtype))
     return stores
 
 
@@ -66,6 +69,7 @@ def sweep_blocks(
     batch_tokens: int,
     visit: Visitor = _ignore,
     progress: ProgressCallback,
+    team: Team | None = None,
 ) -> None:
     """Take the states of all stores through blocks [first .. last], in place, with one block in memory.
 
@@ -78,16 +82,17 @@ def sweep_blocks(
         batch_tokens: Padded tokens per forward pass.
         visit: Sees the output of every block, before rounding.
         progress: Receives blocks done and in total.
+        team: Ranks that share the samples: each takes those of its own batches through all blocks.
     """
     for layer in range(first, last + 1):
         with engine.resident(layer, layer, compute_dtype):
             for name, store in stores.items():
-                for batch in batches_by_length(store.lengths, batch_tokens):
+                for batch in own_batches(store.lengths, batch_tokens, team):
                     states_BLD, mask_BL = store.batch(batch)
                     states_BLD = states_BLD.to(device=engine.device, dtype=compute_dtype)
                     states_BLD = engine.run(states_BLD, layer, layer)
                     visit(name, layer, batch, states_BLD, mask_BL.to(engine.device))
-                    _write(store, batch, states_BLD)
+                    write_rows(store, batch, states_BLD)
         progress(layer - first + 1, last - first + 1)
 
 
@@ -102,14 +107,15 @@ def cache_states_by_block(
     store_dtype: torch.dtype,
     batch_tokens: int,
     progress: ProgressCallback,
+    team: Team | None = None,
 ) -> dict[str, CachedStates]:
-    """Fill the stores of `collect.cache_states` for all corpora, reading every block below the window once.
+    """Fill the stores of `caching.cache_states` for all corpora, reading every block below the window once.
 
-    Blocks below the window run in `compute_dtype` too. Where that is the model's own dtype, and that of the
-    stores, the states equal those of a model in memory bit for bit.
+    Blocks below the window run in `compute_dtype` too. Where the stores have that dtype, the states equal
+    those of a model in memory bit for bit; narrower stores round them between blocks.
 
     Args:
-        engine: The engine over the unchanged model.
+        engine: The engine over the unchanged model, on disk or in memory.
         corpora: Token ids by corpus.
         window: First and last block, inclusive.
         folder: Existing folder for the files.
@@ -117,7 +123,9 @@ def cache_states_by_block(
         store_dtype: Dtype on disk.
         batch_tokens: Padded tokens per forward pass.
         progress: Receives blocks done and in total.
+        team: Ranks that share the samples; every rank reads every block.
     """
+    team = team or Team()
     first, last = window
     inputs = open_stores(
         engine,
@@ -127,6 +135,7 @@ def cache_states_by_block(
         store_dtype=store_dtype,
         compute_dtype=compute_dtype,
         batch_tokens=batch_tokens,
+        team=team,
     )
     total = last + 1
     sweep_blocks(
@@ -137,6 +146,7 @@ def cache_states_by_block(
         compute_dtype=compute_dtype,
         batch_tokens=batch_tokens,
         progress=lambda done, _: progress(done, total),
+        team=team,
     )
     cached = {}
     with engine.resident(first, last), engine.computing(first, last, compute_dtype):
@@ -144,10 +154,13 @@ def cache_states_by_block(
             outputs = ActivationStore(
                 folder / f"{name}.outputs", store.lengths, engine.structure.hidden_size, store_dtype
             )
-            for batch in batches_by_length(store.lengths, batch_tokens):
+            for batch in own_batches(store.lengths, batch_tokens, team):
                 entering_BLD = store.batch(batch)[0].to(device=engine.device, dtype=compute_dtype)
-                _write(outputs, batch, engine.run(entering_BLD, first, last))
+                write_rows(outputs, batch, engine.run(entering_BLD, first, last))
             cached[name] = CachedStates(store, outputs)
+    for states in cached.values():
+        batches = list(batches_by_length(states.inputs.lengths, batch_tokens))
+        exchange_states(team, (states.inputs, states.outputs), batches)
     progress(total, total)
     return cached
 
@@ -198,6 +211,13 @@ def pool_by_block(
     return pooled
 
 
-def _write(store: ActivationStore, batch: Sequence[int], states_BLD: Tensor) -> None:
+def own_batches(lengths: Sequence[int], batch_tokens: int, team: Team | None) -> list[list[int]]:
+    """Return the batches of samples that this rank works on: all of them without a team."""
+    batches = list(batches_by_length(lengths, batch_tokens))
+    return batches if team is None else team.own_part(batches)
+
+
+def write_rows(store: ActivationStore, batch: Sequence[int], states_BLD: Tensor) -> None:
+    """Store the states of a batch without its padding."""
     for row, index in enumerate(batch):
         store.write(index, states_BLD[row, : store.lengths[index]])

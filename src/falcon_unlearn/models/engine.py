@@ -56,9 +56,12 @@ class BlockEngine:
 
     @contextmanager
     def resident(self, first: int, last: int, dtype: torch.dtype | None = None) -> Iterator[None]:
-        """Hold blocks [first .. last] in memory; here they always are, in the dtype of the model."""
-        del first, last, dtype
-        yield
+        """Hold blocks [first .. last] in memory, as they always are here, in `dtype` or that of the model."""
+        if dtype is None:
+            yield
+            return
+        with blocks_in_dtype(self, first, last, dtype):
+            yield
 
     @contextmanager
     def computing(

@@ -105,10 +105,10 @@ def place(
 
 
 def free_memory(device: torch.device) -> int:
-    """Return the free bytes of the device, or of the machine."""
+    """Return the free bytes of the device, or this process's share of those of the machine."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    return int(psutil.virtual_memory().available)
+    return int(psutil.virtual_memory().available) // current_team().place.local_size
 
 
 def _obstacle(recipe: Recipe, *, is_folder: bool) -> str | None:
@@ -121,8 +121,8 @@ def _obstacle(recipe: Recipe, *, is_folder: bool) -> str | None:
         return "train.maximum_utility_loss runs the whole model between steps"
     if recipe.audit.tier != "off":
         return "audit.tier attacks the whole model; audit the written folder with `falcon-unlearn audit`"
-    if current_team().size > 1:
-        return "several processes work on this run"
+    if recipe.runtime.shard == "window" and current_team().size > 1:
+        return "runtime.shard=window splits blocks that are in memory"
     return None if is_folder else "a GGUF file cannot be read block by block"
 
 

@@ -102,7 +102,7 @@ def open_workspace(recipe: Recipe, sink: EventSink, seconds: dict[str, float]) -
         sink(Notice(message=_REMOTE_CODE.format(public_name(recipe.model.name)), level="warning"))
     device = pick_device(recipe.runtime.device)
     with timed_stage("prepare", f"loading {recipe.model.name}", sink, seconds):
-        placement = choose_placement(recipe, device)
+        placement = current_team().from_leader(lambda: choose_placement(recipe, device))
         if placement is not None:
             need = format_bytes(placement.memory["total"])
             sink(Notice(message=f"{placement.reason}; {need} of memory are expected"))

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import torch
 
-from falcon_unlearn.activations.collect import CachedStates, open_states, state_files
-from falcon_unlearn.activations.kept import kept_files
+from falcon_unlearn.activations.collect import CachedStates, reopen_states, state_files
+from falcon_unlearn.activations.kept import files_are_whole, kept_files
 from falcon_unlearn.activations.sweep import cache_states_by_block
 from falcon_unlearn.config.recipe import Recipe
 from falcon_unlearn.data.corpora import PreparedData
+from falcon_unlearn.distributed.team import Team
 from falcon_unlearn.events import EventSink, Notice, Progress
 from falcon_unlearn.models.engine import BlockEngine
 from falcon_unlearn.runs import WorkFolder, format_bytes, free_disk_check
@@ -40,16 +41,22 @@ def cache_by_block(
     store_dtype: torch.dtype,
     sink: EventSink,
     work: WorkFolder | None,
+    team: Team,
 ) -> dict[str, CachedStates]:
-    """Cache the states around the window for all corpora in one pass over the blocks, by store name."""
+    """Cache the states around the window for all corpora in one pass over the blocks, by store name.
+
+    Each rank reads all blocks and takes its own part of the samples through them.
+    """
     corpora = {f"forget-{corpus.name}": corpus for corpus in data.forget}
     corpora |= {f"retain-{corpus.name}": corpus for corpus in data.retain}
     samples = {name: [e.input_ids for e in corpus.training] for name, corpus in corpora.items()}
     hidden = engine.structure.hidden_size
+    key = "cache:by-block"
+    files = [path for name in corpora for path in state_files(folder, name)]
     return kept_files(
         work,
-        "cache:by-block",
-        [path for name in corpora for path in state_files(folder, name)],
+        key,
+        files,
         compute=lambda: cache_states_by_block(
             engine,
             samples,
@@ -61,9 +68,11 @@ def cache_by_block(
             progress=lambda done, total: sink(
                 Progress(stage="cache", done=done, total=total, message="blocks")
             ),
+            team=team,
         ),
         reopen=lambda: {
-            name: open_states(folder, name, list(map(len, rows)), hidden, store_dtype)
+            name: reopen_states(folder, name, list(map(len, rows)), hidden, store_dtype, team)
             for name, rows in samples.items()
         },
+        is_whole=team.from_leader(lambda: files_are_whole(work, key, files)),
     )

@@ -9,12 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from falcon_unlearn.activations.collect import (
-    CachedStates,
-    cache_states,
-    reopen_states,
-    state_files,
-)
+from falcon_unlearn.activations.caching import cache_states
+from falcon_unlearn.activations.collect import CachedStates, reopen_states, state_files
 from falcon_unlearn.activations.kept import files_are_whole, kept_files
 from falcon_unlearn.config.recipe import Recipe
 from falcon_unlearn.conflict import Gramian
@@ -251,16 +247,6 @@ def _check_parts(recipe: Recipe, team: Team) -> None:
         )
 
 
-def refuse_streamed_ranks(engine: BlockEngine, team: Team) -> None:
-    """Raise UsageError where several ranks would stream: each would change the same stores in place."""
-    if engine.is_streamed and team.size > 1:
-        raise UsageError(
-            "runtime.streaming: a model read block by block runs in one process, this is a job of "
-            f"{team.size}",
-            hint="Start it without torchrun, or give each process the memory for the model.",
-        )
-
-
 def step_plan(data: PreparedData, recipe: Recipe) -> BatchPlan:
     """Return the seeded order of batches of a run."""
     return plan_batches(
@@ -286,7 +272,6 @@ def _cache_all(
 ) -> Caches:
     started = time.perf_counter()
     team = team or Team()
-    refuse_streamed_ranks(engine, team)
     train = recipe.train
     compute_dtype = team.from_leader(
         lambda: settled_dtype(work, "compute_dtype", train.compute_dtype, engine.device)
@@ -303,7 +288,7 @@ def _cache_all(
     by_block: dict[str, CachedStates] = {}
     if engine.is_streamed:
         by_block = cache_by_block(
-            engine, data, recipe, window, folder, compute_dtype, store_dtype, sink, work
+            engine, data, recipe, window, folder, compute_dtype, store_dtype, sink, work, team
         )
 
     def cache(corpus: Corpus, kind: str) -> CachedCorpus:

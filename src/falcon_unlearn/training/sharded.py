@@ -17,6 +17,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from falcon_unlearn.distributed.team import Team
+from falcon_unlearn.errors import UsageError
 from falcon_unlearn.models.engine import BlockEngine
 from falcon_unlearn.training.masters import Masters
 
@@ -136,7 +137,18 @@ def window_masters(
 
 
 def wants_shards(engine: BlockEngine, masters: Masters, window: tuple[int, int], mode: str) -> bool:
-    """Decide whether the window is split: `auto` does so where it would fill a card."""
+    """Decide whether the window is split: `auto` does so where it would fill a card.
+
+    Raises:
+        UsageError: A window that is read from disk is to be split.
+    """
+    if engine.is_streamed:
+        if mode == "window":
+            raise UsageError(
+                "runtime.shard=window: the blocks of a model read block by block are not split over ranks",
+                hint="Set runtime.shard to auto, or give each process the memory for the model.",
+            )
+        return False
     if mode != "auto" or engine.device.type != "cuda":
         return mode == "window"
     blocks = range(window[0], window[1] + 1)

@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from falcon_unlearn.activations.caching import cache_states
 from falcon_unlearn.activations.collect import (
     batches_by_length,
-    cache_states,
     pad_token_ids,
     pool_all_layers,
     pool_tokens,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import pytest
 from torch.distributed import HashStore
@@ -13,7 +12,6 @@ from falcon_unlearn.distributed.board import NoticeBoard, is_running
 from falcon_unlearn.distributed.environment import Place, read_place
 from falcon_unlearn.distributed.team import Team, split_rows
 from falcon_unlearn.errors import PeerError, UsageError
-from falcon_unlearn.training.session import refuse_streamed_ranks
 
 
 @pytest.fixture
@@ -104,11 +102,3 @@ def test_damaged_places_are_refused(changes):
     variables = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"} | changes
     with pytest.raises(UsageError, match=r"rank|RANK"):
         read_place(variables)
-
-
-def test_ranks_that_stream_are_refused():
-    engine = SimpleNamespace(is_streamed=True)
-    refuse_streamed_ranks(engine, Team())
-    refuse_streamed_ranks(SimpleNamespace(is_streamed=False), Team(Place(0, 2, 0, 2, 0)))
-    with pytest.raises(UsageError, match=r"runtime\.streaming"):
-        refuse_streamed_ranks(engine, Team(Place(0, 2, 0, 2, 0)))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from safetensors.torch import load_file
 
 from pico_files import save_pico
 from rank_jobs import TESTS, free_port, rank_environment
@@ -81,6 +82,24 @@ def test_metrics_do_not_depend_on_the_number_of_ranks(work):
     assert output.count("Model:") == 1
     assert errors.count("[train] done") == 1
     assert metrics_of(work / "three") == pytest.approx(metrics_of(work / "alone"), rel=1e-4, abs=1e-6)
+
+
+def test_ranks_that_read_block_by_block_write_what_one_process_writes(work):
+    run_alone(work, "held")
+    job = torchrun(work, "read", 2, runtime__streaming="always")
+    _, errors = job.communicate(timeout=500)
+    assert job.returncode == 0, errors
+    assert "read block by block" in errors
+    held, read = (load_file(work / name / "model.safetensors") for name in ("held", "read"))
+    assert max(float((held[name] - read[name]).abs().max()) for name in held) < 1e-6
+    assert metrics_of(work / "read") == pytest.approx(metrics_of(work / "held"), rel=1e-4, abs=1e-6)
+
+
+def test_a_sharded_window_is_not_read_block_by_block(work):
+    job = torchrun(work, "refused", 2, runtime__streaming="always", runtime__shard="window")
+    _, errors = job.communicate(timeout=500)
+    assert errors.count("error:") == 1
+    assert "runtime.shard=window splits blocks that are in memory" in errors
 
 
 def test_a_failure_on_one_rank_is_told_once_and_ends_all(work, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from pico_files import save_pico
 from rank_cases import CHEAP, MATRIX, assert_moved, assert_same
 from rank_jobs import run_ranks
 from rank_worker import run_case
@@ -12,7 +13,15 @@ from rank_worker import run_case
 
 def compare(folder, size: int, cases: list[dict], *, hosts: int = 1) -> None:
     torch.set_num_threads(1)
+    model = str(save_pico(folder / "model"))
+    cases = [entry | {"streamed": model} if entry.get("streamed") else entry for entry in cases]
     singles = [run_case(entry) for entry in cases]
+    for entry, single in zip(cases, singles, strict=True):
+        if entry.get("streamed"):
+            # Read from disk or held in memory: one process gets the same tensors.
+            held = run_case({**entry, "streamed": False})
+            for name, tensor in single["changed"].items():
+                assert torch.equal(tensor, held["changed"][name])
     jobs = run_ranks(folder, size, cases, hosts=hosts)
     for case, single, several in zip(cases, singles, jobs, strict=True):
         assert_same(case, single, several)

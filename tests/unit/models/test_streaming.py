@@ -6,7 +6,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from falcon_unlearn.activations.collect import cache_states, pool_all_layers
+from falcon_unlearn.activations.caching import cache_states
+from falcon_unlearn.activations.collect import pool_all_layers
 from falcon_unlearn.activations.sweep import cache_states_by_block, pool_by_block
 from falcon_unlearn.config.model import ModelSettings
 from falcon_unlearn.errors import ModelError, UsageError
@@ -61,6 +62,35 @@ def test_states_of_all_blocks_equal_those_in_memory(family, dtype, tmp_path):
             assert torch.equal(states, expected[layer])
         with there.head():
             assert torch.equal(there.head_logits(states), logits)
+    assert all_on_meta(there)
+
+
+@pytest.mark.parametrize("compute", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_half_precision_model_is_cached_alike_on_disk_and_in_memory(family, compute, tmp_path):
+    """Where bfloat16 is slow both convert every block, below the window too, and give the same bits."""
+    folder = saved(tmp_path, family, torch.bfloat16)
+    here, there, wide = resident(folder), streamed(folder), resident(folder, "float32")
+    before = {name: (p.dtype, p.data_ptr()) for name, p in here.model.named_parameters()}
+    options = {"batch_tokens": 64, "progress": lambda *_: None, "store_dtype": compute}
+    cached = cache_states_by_block(
+        there, {"there": SAMPLES}, WINDOW, tmp_path, compute_dtype=compute, **options
+    )["there"]
+    expected = cache_states(here, SAMPLES, WINDOW, tmp_path, "here", compute_dtype=compute, **options)
+    options["store_dtype"] = torch.float32
+    exact = cache_states(wide, SAMPLES, WINDOW, tmp_path, "wide", compute_dtype=torch.float32, **options)
+    ids = torch.tensor([SAMPLES[0]])
+    # The embedding keeps the dtype of the model; families that scale it round there.
+    rounded = not torch.equal(here.embed(ids).float(), wide.embed(ids))
+    assert rounded == family.startswith("gemma")
+    for index in range(len(SAMPLES)):
+        for kind in ("inputs", "outputs"):
+            states = getattr(expected, kind).read(index)
+            assert torch.equal(getattr(cached, kind).read(index), states)
+            # float32 products of half-precision weights are those of the same weights held in float32.
+            same = torch.equal(states, getattr(exact, kind).read(index))
+            assert same == (compute == torch.float32 and not rounded)
+    assert before == {name: (p.dtype, p.data_ptr()) for name, p in here.model.named_parameters()}
     assert all_on_meta(there)
 
 
