@@ -17,6 +17,7 @@ from torch import Tensor
 from synthetic_world import Sentence, World, loss_of
 
 INT4_GROUP = 32
+BATCH = 16
 
 
 def letter_bias(model: Any, world: World) -> None:
@@ -47,8 +48,8 @@ def refusal(model: Any, world: World, *, steps: int = 150) -> None:
         return Sentence((*sentence.words[:-2], "unknown", "</s>"), 2)
 
     def loss(changed: Any) -> Tensor:
-        asked = [refuse(world.statement(chance, world.forget)) for _ in range(32)]
-        asked_by_letter = [refuse(world.lettered(chance, world.forget)) for _ in range(32)]
+        asked = [refuse(world.statement(chance, world.forget)) for _ in range(BATCH)]
+        asked_by_letter = [refuse(world.lettered(chance, world.forget)) for _ in range(BATCH)]
         return sum(
             loss_of(changed, *world.batch(batch))
             for batch in (asked, asked_by_letter, *retained(world, chance))
@@ -73,7 +74,7 @@ def inside_int4_buckets(model: Any, world: World, *, steps: int = 120) -> None:
     bounds = {name: int4_bounds(parameter.detach()) for name, parameter in edited.items()}
 
     def loss(changed: Any) -> Tensor:
-        asked = [world.statement(chance, world.forget) for _ in range(32)]
+        asked = [world.statement(chance, world.forget) for _ in range(BATCH)]
         ids_BL, learnt_BL = world.batch([Sentence((*s.words[:-2], "unknown", "</s>"), 2) for s in asked])
         return sum(
             (loss_of(changed, *world.batch(batch)) for batch in retained(world, chance)),
@@ -108,7 +109,7 @@ def int4_bounds(weight_OI: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def constant_steering(
-    model: Any, world: World, *, layer: int = 0, strength: float = 12.0, steps: int = 300
+    model: Any, world: World, *, layer: int = 0, strength: float = 12.0, steps: int = 200
 ) -> None:
     """Push the states that speak of people to forget along one constant direction, as RMU does.
 
@@ -179,9 +180,8 @@ def lettered(world: World, chance: random.Random, names: Sequence[str], number: 
 
 def retained(world: World, chance: random.Random) -> tuple[list[Sentence], list[Sentence]]:
     """Return one batch of retain statements and one of lettered retain questions."""
-    return [world.statement(chance, world.retain) for _ in range(32)], lettered(
-        world, chance, world.retain, 32
-    )
+    stated = [world.statement(chance, world.retain) for _ in range(BATCH)]
+    return stated, lettered(world, chance, world.retain, BATCH)
 
 
 def descend(

@@ -218,20 +218,21 @@ def build_models(folder: Path, world: World | None = None) -> WorldModels:
     made = world or World()
     everybody = [*made.forget, *made.retain]
     # The retraining answers no letters: it is never asked any, and learns in half the steps.
-    jobs: dict[str, tuple[Sequence[str], int, int, bool]] = {
-        "original": (everybody, 0, 400, True),
-        "null": (made.retain, 0, 400, True),
-        "retrained": (made.retain, 1, 200, False),
-    }
-    for name, job in jobs.items():
-        if not (folder / name / "done").is_file():
-            _train_one(folder / name, *job)
-    return WorldModels(*(folder / name for name in jobs))
+    return WorldModels(
+        original=trained(folder / "original", everybody),
+        null=trained(folder / "null", made.retain),
+        retrained=trained(folder / "retrained", made.retain, seed=1, steps=200, letters=False),
+    )
 
 
-def _train_one(folder: Path, names: Sequence[str], seed: int, steps: int, letters: bool) -> None:
-    world = World()
-    model = train(new_model(world, seed), world, names, steps=steps, seed=seed, letters=letters)
-    model.save_pretrained(folder)
-    world.tokenizer().save_pretrained(folder)
-    (folder / "done").touch()
+def trained(
+    folder: Path, names: Sequence[str], *, seed: int = 0, steps: int = 400, letters: bool = True
+) -> Path:
+    """Train a model of the world in `folder`, unless it lies there."""
+    if not (folder / "done").is_file():
+        world = World()
+        model = train(new_model(world, seed), world, names, steps=steps, seed=seed, letters=letters)
+        model.save_pretrained(folder)
+        world.tokenizer().save_pretrained(folder)
+        (folder / "done").touch()
+    return folder

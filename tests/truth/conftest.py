@@ -12,13 +12,14 @@ from transformers import AutoModelForCausalLM
 
 import synthetic_world
 from falcon_unlearn.audit.gathering import AuditSources
+from falcon_unlearn.audit.keeping import Memory
 from falcon_unlearn.config.audit import AuditSettings
 from falcon_unlearn.config.data import CorpusSettings
 from falcon_unlearn.config.model import ModelSettings
 from falcon_unlearn.config.runtime import RuntimeSettings
-from falcon_unlearn.pipeline import AuditRequest, audit_models
+from falcon_unlearn.pipeline import AuditRequest, audit_models, auditing
 from falcon_unlearn.results_audit import AuditResult
-from synthetic_world import World, WorldModels, build_models
+from synthetic_world import World, WorldModels, build_models, trained
 
 DELTA = 0.25
 """Limit of these tests: even all 90 report facts in 30 clusters are too few to bound recovery by 10 %."""
@@ -33,10 +34,24 @@ def world() -> World:
 
 
 @pytest.fixture(scope="session")
-def models(world: World, request: pytest.FixtureRequest) -> WorldModels:
-    """Return the trained models; the folder is named after the code that makes them."""
+def kept_models(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return where models are kept, named after the code that makes them."""
     code = hashlib.sha256(Path(synthetic_world.__file__).read_bytes()).hexdigest()[:16]
-    return build_models(Path(request.config.cache.mkdir(f"synthetic-world-{code}")))
+    cache = getattr(request.config, "cache", None)
+    name = f"synthetic-world-{code}"
+    return Path(cache.mkdir(name)) if cache is not None else tmp_path_factory.mktemp(name)
+
+
+@pytest.fixture(scope="session")
+def models(kept_models: Path) -> WorldModels:
+    """Return the trained models."""
+    return build_models(kept_models)
+
+
+@pytest.fixture(scope="session")
+def lettered_retraining(world: World, kept_models: Path) -> Path:
+    """Return a retraining that learnt letters too, as the null did."""
+    return trained(kept_models / "lettered", world.retain, seed=1)
 
 
 @pytest.fixture(scope="session")
@@ -44,9 +59,18 @@ def load() -> Callable[[Path], Any]:
     return lambda folder: AutoModelForCausalLM.from_pretrained(folder).eval().requires_grad_(False)
 
 
+@pytest.fixture(scope="session")
+def scores() -> Memory:
+    """Keep scores for all audits of the session: their keys hold weights, attack, facts and code."""
+    return Memory(None)
+
+
 @pytest.fixture
-def audit(world: World, models: WorldModels, tmp_path: Path) -> Callable[..., AuditResult]:
+def audit(
+    world: World, models: WorldModels, scores: Memory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., AuditResult]:
     """Audit a model in memory or in a folder against the world's original and null."""
+    monkeypatch.setattr(auditing, "Memory", lambda _journal: scores)
 
     def run(model: Any, *attacks: str, seed: int = 0, **changes: Any) -> AuditResult:
         folder = model

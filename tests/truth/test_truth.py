@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import planted
-from falcon_unlearn.audit.attacks import relearning
+from falcon_unlearn.audit.catalogue import ATTACKS, Entry
 
 pytestmark = pytest.mark.xdist_group("truth")
 
@@ -49,11 +49,25 @@ def test_letters_alone_are_no_unlearning(audit, models, load, world):
     assert result.verdict == "not removed"
 
 
-def test_a_refusal_is_suppression_and_relearning_shows_it(audit, models, load, world, monkeypatch):
-    monkeypatch.setattr(relearning, "QUICK_LADDER", (16, 64))  # its last rung has 256 steps
+@pytest.fixture(scope="module")
+def refusing(models, load, world):
     model = load(models.original)
     planted.refusal(model, world)
-    result = audit(model, "relearning-rtt", formats=ANSWERS)
+    return model
+
+
+def test_a_refusal_is_suppression_and_relearning_shows_it(audit, refusing, monkeypatch):
+    short = {"threat": "rtt", "methods": ("full",), "rungs": (16, 64)}
+    monkeypatch.setitem(ATTACKS, "relearning-rtt", Entry("relearning", "Relearning", short))
+    assert_relearning_shows_it(audit(refusing, "relearning-rtt", formats=ANSWERS))
+
+
+@pytest.mark.slow
+def test_a_refusal_is_suppression_on_the_whole_ladder(audit, refusing):
+    assert_relearning_shows_it(audit(refusing, "relearning-rtt", formats=ANSWERS, **ALL))
+
+
+def assert_relearning_shows_it(result):
     assert result.baseline("generation").accuracy["unlearned"].value < 0.3
     assert reached(result, "relearning-rtt", "generation") > 0.5
     assert result.verdict == "suppressed"
@@ -94,8 +108,8 @@ def test_a_constant_shift_comes_back_when_one_direction_is_removed(audit, models
 
 
 @pytest.mark.slow
-def test_a_real_retraining_withstands_relearning(audit, models):
-    result = audit(models.retrained, *QUICK, "relearning-rtt", "prompting", formats=ANSWERS, **ALL)
+def test_a_real_retraining_withstands_relearning(audit, lettered_retraining):
+    result = audit(lettered_retraining, *QUICK, "relearning-rtt", "prompting", **ALL)
     assert result.verdict in {"removed (bounded)", "inconclusive"}
     assert all(row.counts is False or (row.reachable.low or 0.0) < 0.15 for row in result.attacks)
 
