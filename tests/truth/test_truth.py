@@ -34,7 +34,7 @@ def test_the_world_has_an_exact_null(audit, models):
 
 
 def test_a_real_retraining_is_never_called_suppressed(audit, models):
-    result = audit(models.retrained, "quantisation", "few-shot-retain", formats=ANSWERS)
+    result = audit(models.retrained, *QUICK, formats=ANSWERS)
     assert result.verdict in {"removed (bounded)", "inconclusive"}
     assert all(row.counts is False or (row.reachable.low or 0.0) < 0.15 for row in result.attacks)
 
