@@ -15,9 +15,11 @@ from torch.nn.functional import cross_entropy
 from falcon_unlearn.errors import UsageError
 from falcon_unlearn.events import TrainingStepped, ignore_events
 from falcon_unlearn.examples import EncodedExample
+from falcon_unlearn.runs import open_work
 from falcon_unlearn.training.outputs import unlearn_outputs
 from falcon_unlearn.training.session import unlearn_window
 from falcon_unlearn.training.utility import UtilityMeter, last_inside
+from killed_sessions import Killed, assert_equal, kill_at, session
 from pico import pico_tokenizer
 from tiny_runs import LAYER, parameters_of, tiny_data, tiny_engine, tiny_recipe
 
@@ -118,6 +120,34 @@ def test_a_budget_that_the_first_check_exceeds_leaves_the_original(method, tmp_p
     assert all(torch.equal(tensor, before[name]) for name, tensor in session.changed.items())
     # A method on outputs sees it at the first check and stops; a window is measured at the end.
     assert len(seen) == (3 if method == "grad_ascent" else 12)
+
+
+@pytest.mark.parametrize("limit", ["stops", "never reached"])
+@pytest.mark.parametrize("method", CHANGES)
+def test_a_run_with_a_budget_that_is_killed_twice_ends_in_the_same_bits(method, limit, tmp_path):
+    changes = CHANGES[method]
+    data = data_with_held_out()
+    budget = 1e9
+    if limit == "stops":
+        shorter = {**changes, "train": {**changes["train"], "steps": 6, "schedule": "constant"}}
+        (tmp_path / "six").mkdir()
+        budget = 1.01 * unlearn(tiny_recipe(**shorter), tmp_path / "six")[1]
+    train = {**changes["train"], "maximum_utility_loss": budget}
+    recipe = tiny_recipe(**{**changes, "train": train, "runtime": {"save_seconds": 0}})
+    whole = session(recipe, tmp_path / "whole", data=data)
+    assert whole.result.status == ("stopped_on_budget" if limit == "stops" else "completed")
+    path = tmp_path / ".out.work"
+    for step in (4, 8):
+        with pytest.raises(Killed):
+            session(recipe, tmp_path, kill_at(step), open_work(path, {"r": 1}), data=data)
+    steps = []
+
+    def count(event):
+        if isinstance(event, TrainingStepped):
+            steps.append(event.step)
+
+    assert_equal(whole, session(recipe, tmp_path, count, open_work(path, {"r": 1}), data=data))
+    assert steps[0] == 8
 
 
 def test_without_held_out_text_a_budget_is_refused(tmp_path):
