@@ -1,9 +1,10 @@
 """Compare three ways to unlearn a Zephyr-7B shape of random weights: 150 steps of 4 x 512 tokens.
 
-    python benchmarks/gpu_window.py [--device cuda] [--modes plain,truncated,ours] [--out FILE]
+    python benchmarks/gpu_window.py [--device cuda] [--modes plain,truncated,ours,compiled] [--out FILE]
 
 Two domains. plain: two whole models, full forward passes with the head. truncated: two models cut above the
-loss layer. ours: states cached once, then the window alone; its time includes caching. Known figure for the
+loss layer. ours: states cached once, then the window alone; its time includes caching. compiled: ours with
+torch.compile of the window, compilation included. Known figure for the
 truncated loop on an A100-40G, RMU: 62 s and 29.8 GB. `--shape pico --device cpu` runs everywhere.
 """
 
@@ -85,7 +86,10 @@ def measure(mode: str, shape: Shape, device: torch.device, steps: int, batch: in
     torch.manual_seed(0)
     # As many samples as the steps of one domain use, so that caching is paid in full.
     data = random_data(2, max(batch, steps * batch // 2), (length, length), shape.vocabulary)
-    recipe = bench_recipe(steps, batch, str(dtype).removeprefix("torch."), cache_batch_tokens=8192)
+    compiling = "on" if mode == "compiled" else "off"
+    recipe = bench_recipe(
+        steps, batch, str(dtype).removeprefix("torch."), cache_batch_tokens=8192, compile=compiling
+    )
     model = build_model(shape, str(device), dtype)
     block = sum(p.numel() for p in model.model.layers[0].parameters())
     if device.type == "cuda":
@@ -93,7 +97,7 @@ def measure(mode: str, shape: Shape, device: torch.device, steps: int, batch: in
     started = time.perf_counter()
     facts: dict[str, Any] = {}
     tokens = 2.0 * steps * batch * length
-    if mode == "ours":
+    if mode in {"ours", "compiled"}:
         with tempfile.TemporaryDirectory() as folder:
             engine = BlockEngine(model)
             result = unlearn_window(engine, data, recipe, shape.layer, Path(folder), ignore_events).result
@@ -143,7 +147,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shape", default="zephyr-7b", choices=list(SHAPES))
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--modes", default="ours,truncated,plain")
+    parser.add_argument("--modes", default="ours,compiled,truncated,plain")
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--length", type=int, default=512)

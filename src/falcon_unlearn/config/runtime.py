@@ -26,6 +26,9 @@ class RuntimeSettings(Settings):
     """Seconds after which a silent process of a distributed job counts as lost."""
     shard: Literal["auto", "never", "window"] = "auto"
     """Distributed: split the blocks of the window over the ranks, never, or where one card would be full."""
+    compile: Literal["off", "auto", "on"] = "off"
+    """Compile the window's blocks for training (torch.compile): never, on accelerators, or always. The first
+    steps take longer."""
     memory_limit: str | None = Field(default=None, pattern=MEMORY_PATTERN)
     """Largest memory of the process, such as 6GiB; None: what is free. A model that does not fit is read
     block by block."""

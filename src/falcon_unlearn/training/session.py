@@ -29,11 +29,12 @@ from falcon_unlearn.runs import WorkFolder
 from falcon_unlearn.runs.memory import peak_memory_bytes
 from falcon_unlearn.training.batches import CachedCorpus
 from falcon_unlearn.training.caching import announce_stores, cache_by_block
+from falcon_unlearn.training.compiling import compiled_window
 from falcon_unlearn.training.cost import cache_flops, train_flops
 from falcon_unlearn.training.fitting import Caches, fit_objective
 from falcon_unlearn.training.loop import TrainingOutcome, UnlearningLoop
 from falcon_unlearn.training.masters import Masters
-from falcon_unlearn.training.sharded import window_masters
+from falcon_unlearn.training.sharded import ShardedMasters, window_masters
 from falcon_unlearn.training.states import TrainingStates
 from falcon_unlearn.training.team_states import TeamStates
 from falcon_unlearn.training.utility import UtilityMeter, UtilityTrail, last_inside, utility_meter
@@ -144,6 +145,9 @@ def _train_cached(
         with (
             engine.computing(*window, caches.compute_dtype, trained=layers),
             window_masters(engine, masters, window, team, recipe.runtime.shard) as masters,
+            compiled_window(
+                engine, window, recipe.runtime.compile, sink, is_sharded=isinstance(masters, ShardedMasters)
+            ),
             engine.window(*window),
             masters.trainable(),
         ):

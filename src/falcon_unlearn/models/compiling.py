@@ -1,0 +1,40 @@
+"""Compile the blocks of a window with torch.compile while a context is open; nothing is renamed."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+COMPILERS = ("g++", "c++", "clang++", "cl")
+
+
+def missing_compiler(device: torch.device) -> str | None:
+    """Say what torch.compile lacks here for a device; None: nothing that can be told beforehand."""
+    if device.type == "cuda":
+        return None if importlib.util.find_spec("triton") else "the package triton is not installed"
+    found = any(shutil.which(name) for name in (os.environ.get("CXX", ""), *COMPILERS) if name)
+    return None if found else "no C++ compiler is installed"
+
+
+@contextmanager
+def compiled_blocks(blocks: Iterable[nn.Module]) -> Iterator[None]:
+    """Let `blocks` run compiled forward and backward passes inside the context, whatever the batch's shape.
+
+    Only the call is replaced: parameters, their names and the modules stay the same.
+    """
+    changed = [(block, block.__dict__.get("forward")) for block in blocks]
+    try:
+        for block, _ in changed:
+            block.forward = torch.compile(block.forward, dynamic=True)
+        yield
+    finally:
+        for block, before in changed:
+            block.__dict__.pop("forward", None)
+            if before is not None:
+                block.forward = before
