@@ -98,13 +98,14 @@ def train(model: Any, draw: Draw, *, steps: int, rate: float = 6e-3) -> Any:
     model.requires_grad_(True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.95), weight_decay=0.0)
     chance = random.Random(0)
+    encode = TOKENIZER.backend_tokenizer.encode  # many times faster than the wrapper for short texts
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = rate * min(1.0, (step + 1) / 20, (steps - step) / (steps / 2))
         rows, labels = [], []
         for text in draw(chance):
-            start = TOKENIZER(text.prompt)["input_ids"]
-            end = [*TOKENIZER(f" {text.answer}", add_special_tokens=False)["input_ids"], END]
+            start = encode(text.prompt).ids
+            end = [*encode(f" {text.answer}", add_special_tokens=False).ids, END]
             rows.append([*start, *end])
             labels.append([-100] * len(start) + end)
         ids_BL, mask_BL = pad_batch(rows, 0)

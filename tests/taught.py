@@ -99,13 +99,13 @@ def make_facts(kind: str, count: int, seed: int) -> tuple[Fact, ...]:
 
 def encoded_texts(facts: tuple[Fact, ...], chance: random.Random) -> tuple[Tensor, Tensor]:
     """Return ids and labels of every fact with its answer and with one wrong option, as B x L."""
-    tokenizer = _tokenizer()
+    encode = _tokenizer().backend_tokenizer.encode  # many times faster than the wrapper for short texts
     rows, labels = [], []
     for fact in facts:
         for option in (fact.answer, chance.choice(fact.distractors)):
             right = option == fact.answer
-            ids = tokenizer(f"{fact.question} {option}{'.' if right else '!'}")["input_ids"]
-            start = len(tokenizer(fact.question)["input_ids"]) if right else len(ids) - 1
+            ids = encode(f"{fact.question} {option}{'.' if right else '!'}").ids
+            start = len(encode(fact.question).ids) if right else len(ids) - 1
             rows.append(ids)
             labels.append([-100] * start + ids[start:])
     width = max(map(len, rows))

@@ -246,7 +246,7 @@ def test_formats_of_a_variant_and_controls_are_respected(audit):
 
 
 def test_attacks_without_effect_are_named(world):
-    result = _run(_inputs(world, [Restore(shares=(0.0,))])).result
+    result = _run(_inputs(world, [Restore(shares=(0.0,))], formats=("text",))).result
     inactive = [warning for warning in result.warnings if warning.number == 14]
     assert inactive and "restore (share-0)" in inactive[0].message
 
@@ -262,7 +262,7 @@ def test_an_attack_that_leaves_traces_is_refused(world, what):
     kept = next(world.unlearned.parameters()).data.clone()
     try:
         with pytest.raises(ModelError, match=f"left the model changed: {what}"):
-            _run(_inputs(world, [Dirty(what=what)]))
+            _run(_inputs(world, [Dirty(what=what)], formats=("text",)))
     finally:
         next(world.unlearned.parameters()).data.copy_(kept)
         world.unlearned.lm_head._forward_hooks.clear()
@@ -303,8 +303,8 @@ def _comparable(audit):
 
 
 def test_several_seeds_are_run_in_the_chosen_variants(world):
-    result = _run(_inputs(world, [Restore()], seeds=(0, 1, 2))).result
-    entry = next(entry for entry in result.attacks if entry.format == "text")
+    result = _run(_inputs(world, [Restore()], seeds=(0, 1, 2), formats=("text",))).result
+    (entry,) = (entry for entry in result.attacks if entry.attack == "restore")
     assert entry.seeds == [0, 1, 2] and entry.seed_deviation == 0.0
     assert entry.accuracy["unlearned"].value > 0.9
 
@@ -336,7 +336,8 @@ def test_the_null_audited_against_itself_is_never_accused(world):
 
 
 def test_gates_are_evaluated(world):
-    result = _run(_inputs(world, [Restore()], gates=("worst<=0.2", "utility_loss<=0.5"))).result
+    gates = ("worst<=0.2", "utility_loss<=0.5")
+    result = _run(_inputs(world, [Restore()], formats=("text",), gates=gates)).result
     assert [(gate.expression, gate.passed) for gate in result.gates] == [
         ("worst<=0.2", False),
         ("utility_loss<=0.5", True),

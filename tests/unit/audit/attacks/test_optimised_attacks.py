@@ -66,15 +66,16 @@ def test_the_plant_answers_behind_its_word_only():
 @pytest.mark.parametrize("name", ATTACKS)
 def test_what_is_merely_hidden_is_found_and_what_is_absent_is_not(name):
     attack = ATTACKS[name]
-    won = max(value for one, _, value in outcomes(triggered(), attack) if not one.control)
-    control = max(value for one, _, value in outcomes(triggered(), attack) if one.control)
+    hidden = outcomes(triggered(), attack)
+    won = max(value for one, _, value in hidden if not one.control)
+    control = max(value for one, _, value in hidden if one.control)
     null = max(value for one, _, value in outcomes(knowing(knows=False), attack) if not one.control)
     assert won >= 0.6 and control <= 0.2 and null <= 0.2
 
 
 @pytest.mark.parametrize("name", ["gcg", "enhanced-gcg", "soft-prompt", "latent"])
 def test_an_early_end_and_a_second_run_change_nothing(name):
-    attack, found = ATTACKS[name], context(triggered(), original=original())
+    attack, found = replace(ATTACKS[name], steps=3), context(triggered(), original=original())
     with untouched(triggered()):
         variants = attack.attack(found)
         first = next(variants)
