@@ -16,7 +16,7 @@ from falcon_unlearn.models.scoring import (
     full_log_probabilities,
     text_batches,
 )
-from falcon_unlearn.models.text import pad_id_of
+from falcon_unlearn.models.text import pad_id_of, refuse_unknown_tokens
 
 OriginalWeights = Callable[[], AbstractContextManager[None]]
 """Makes a context in which the model object holds its original tensors."""
@@ -62,6 +62,9 @@ class Subject:
         """Tokenise `text` as the model expects it, without an end token that the text does not hold.
 
         A start token that a chat template has written already is not doubled.
+
+        Raises:
+            DataError: a token has no row in the embedding.
         """
         ids: list[int] = list(self.tokenizer(text)["input_ids"])
         if len(ids) > 1 and ids[0] == ids[1] == self.tokenizer.bos_token_id:
@@ -69,7 +72,14 @@ class Subject:
         plain = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         while len(ids) > 1 and ids[-1] in self.end_ids and list(plain[-1:]) != ids[-1:]:
             ids.pop()
+        refuse_unknown_tokens(ids, self._num_rows, text)
         return ids
+
+    @property
+    def _num_rows(self) -> int:
+        """Rows of the embedding; without a model there is no limit."""
+        config = getattr(self.model, "config", None)
+        return int(getattr(config.get_text_config(), "vocab_size", None) or 2**31) if config else 2**31
 
     def encode_completions(
         self, prompt: str, completions: Sequence[str]

@@ -264,6 +264,19 @@ def _special_ids(tokenizer: Any) -> frozenset[int]:
     return frozenset(marked | set(tokenizer.all_special_ids))
 
 
+def refuse_unknown_tokens(ids: Sequence[int], num_rows: int, text: str) -> None:
+    """Refuse tokens beyond the embedding: added ones, such as placeholders of images, that a text spells out.
+
+    Raises:
+        DataError: Naming the text.
+    """
+    if max(ids, default=0) >= num_rows:
+        raise DataError(
+            f"the text {text[:60]!r} holds a token with the id {max(ids)}, the embedding has {num_rows} rows",
+            hint="remove the special token from the data",
+        )
+
+
 def pad_id_of(tokenizer: Any) -> int:
     """Return a token id to fill with: the padding token, else the end of text, else 0; adds no token.
 

@@ -34,7 +34,7 @@ from falcon_unlearn.models.engine import BlockEngine
 from falcon_unlearn.models.precision import resolve_compute_dtype
 from falcon_unlearn.models.sampling import sample_texts
 from falcon_unlearn.models.streaming import build_engine, load_streamed
-from falcon_unlearn.models.text import TextEncoder
+from falcon_unlearn.models.text import TextEncoder, refuse_unknown_tokens
 from falcon_unlearn.pipeline.costs import Shapes
 from falcon_unlearn.pipeline.counting import assume_tokens, count_tokens, samples_itself
 from falcon_unlearn.pipeline.placement import (
@@ -159,11 +159,19 @@ def fill_workspace(
     check_layer(recipe, loaded.structure.num_blocks)
     with timed_stage("data", "reading forget and retain text", sink, seconds):
         data = current_team().from_leader(lambda: prepare_data(recipe, loaded.tokenizer, loaded.model, load))
+        _refuse_unknown_tokens(data, loaded)
         files = {"evaluation_files": _evaluation_files(recipe)}
         data = replace(data, result=data.result.model_copy(update=files))
     for warning in data.result.warnings:
         sink(Notice(message=warning, level="warning"))
     return Workspace(loaded, build_engine(loaded), data)
+
+
+def _refuse_unknown_tokens(data: PreparedData, loaded: LoadedModel) -> None:
+    num_rows = loaded.model.config.get_text_config().vocab_size
+    for corpus in (*data.forget, *data.retain):
+        for example in (*corpus.training, *corpus.held_out):
+            refuse_unknown_tokens(example.input_ids, num_rows, f"{corpus.name}: {example.text}")
 
 
 def _evaluation_files(recipe: Recipe) -> dict[str, FileHash]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from falcon_unlearn.config.recipe import Recipe
 from falcon_unlearn.errors import DataError, ModelError, NumericalError, PrerequisiteError, UsageError
 from falcon_unlearn.events import TrainingStepped
 from falcon_unlearn.models.access import wrap_model
@@ -135,4 +136,18 @@ def test_a_model_of_experts_is_refused_with_the_name_of_its_container(bench, tmp
     source = save_pico(tmp_path / "in", model=transformers.MixtralForCausalLM(config))
     with pytest.raises(ModelError, match="experts"):
         execute(bench.bare(model={"name": str(source)}), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_training_text_with_a_token_beyond_the_embedding_is_refused_by_name(tmp_path):
+    tokenizer = pico_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    save_pico(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    (tmp_path / "f.txt").write_text("an <image> of amber\nbasil and cedar grow\ndelta and ember glow\n")
+    (tmp_path / "r.txt").write_text("fjord and grove stay\nheron and inlet stay\njasper and kelp stay\n")
+    data = {kind: [{"name": kind, "path": str(tmp_path / f"{kind[0]}.txt")}] for kind in ("forget", "retain")}
+    recipe = {"model": {"name": str(tmp_path / "model")}, "data": data, "runtime": {"device": "cpu"}}
+    with pytest.raises(DataError, match=r"forget: an <image>.*id 128, the embedding has 128 rows"):
+        execute(Recipe.model_validate(recipe), tmp_path / "out", unlearn)
     assert not (tmp_path / "out").exists()
