@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.version import Version
 
 ROOT = Path(__file__).parents[3]
 
@@ -46,6 +47,15 @@ def test_the_bill_of_materials_is_the_lock_with_its_edges_and_no_address():
     assert {one["ref"] for one in bill["dependencies"]} == known
     assert {need for one in bill["dependencies"] for need in one.get("dependsOn", ())} <= known
     assert text.count("://") == 1 == bill["$schema"].count("://")
+
+
+def test_every_bound_was_tested_or_is_named(direct, script):
+    bound = script("lowest_bounds").lower_bound
+    result = json.loads((ROOT / "benchmarks/results/lowest_bounds.json").read_text())
+    assert result["tests"]["failed"] == 0 < result["tests"]["passed"]
+    versions = result["versions"]
+    untested = [one.name for one in direct if Version(versions[one.name]) != Version(bound(one))]
+    assert untested == result["above_their_bound"]
 
 
 def test_an_environment_lists_what_is_needed_and_nothing_else(script):
