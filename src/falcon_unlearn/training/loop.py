@@ -25,6 +25,7 @@ from falcon_unlearn.models.engine import BlockEngine
 from falcon_unlearn.models.packing import window_states
 from falcon_unlearn.objectives.base import RepresentationObjective
 from falcon_unlearn.optimizers import build_optimizer
+from falcon_unlearn.runs.memory import return_freed_pages
 from falcon_unlearn.stopping import current_stop
 from falcon_unlearn.training.batches import BatchReader, CachedCorpus, WindowBatch
 from falcon_unlearn.training.diagnostics import retain_distance, state_diagnostics
@@ -253,6 +254,10 @@ class UnlearningLoop:
             loss = loss_of(states_BLD, part.states) * self.team.weight(counted)
             mean.add(counted, float(loss.detach()), self.masters.gradients(loss, self.team))
             states.append(states_BLD.detach())
+            if self.engine.is_streamed:
+                # A memory limit is being kept.
+                del states_BLD, loss
+                return_freed_pages()
         self.state.num_tokens += batch.num_tokens
         return self.team.sum_values([mean.loss])[0], mean.gradients, torch.cat(states)
 
