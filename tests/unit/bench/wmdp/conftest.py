@@ -67,7 +67,7 @@ def wmdp_bio() -> QuestionSet:
     return question_set("wmdp_bio", invented_rows(20, seed=2, subject="biology"))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def pages() -> PageSet:
     first = " = Glass Harp = \n\n = = Tuning = = \n"
     first += ' The " harp " has 1 @,@ 200 bowls ( of glass ) , tuned by ear . \n'
@@ -79,16 +79,26 @@ def pages() -> PageSet:
 @pytest.fixture
 def folders(tmp_path: Path, pages: PageSet) -> Path:
     """Folders wmdp, mmlu and wikitext in the layout of the benchmark data."""
+    return write_folders(tmp_path, pages)
+
+
+@pytest.fixture(scope="module")
+def shared_folders(tmp_path_factory: pytest.TempPathFactory, pages: PageSet) -> Path:
+    """Hold the same as `folders`, for tests that write nothing there."""
+    return write_folders(tmp_path_factory.mktemp("wmdp"), pages)
+
+
+def write_folders(place: Path, pages: PageSet) -> Path:
     for name in ("wmdp", "mmlu", "wikitext"):
-        (tmp_path / name).mkdir()
+        (place / name).mkdir()
     for seed, topic in enumerate(("bio", "chem", "cyber")):
         rows = invented_rows(6 + seed, seed=seed, subject=topic)
         for row in rows:
             del row["subject"]
-        (tmp_path / "wmdp" / f"{topic}.json").write_text(json.dumps(rows), encoding="utf-8")
+        (place / "wmdp" / f"{topic}.json").write_text(json.dumps(rows), encoding="utf-8")
     for name, number in (("test", 12), ("dev", 8)):
         lines = [json.dumps(row) for row in invented_rows(number, seed=number)]
-        (tmp_path / "mmlu" / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        (place / "mmlu" / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     text = "".join(page.text for page in pages.pages).replace("\n\n", "\n")
-    (tmp_path / "wikitext" / "wiki.test.raw").write_bytes(text.replace("\n", "\r\n").encode())
-    return tmp_path
+    (place / "wikitext" / "wiki.test.raw").write_bytes(text.replace("\n", "\r\n").encode())
+    return place

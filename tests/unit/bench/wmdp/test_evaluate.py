@@ -17,9 +17,9 @@ def sources(folders):
     return WmdpSources(folders / "wmdp", folders / "mmlu", folders / "wikitext")
 
 
-@pytest.fixture
-def result(loaded, folders):
-    return evaluate_wmdp(loaded, sources=sources(folders), options=VARIANTS, role="base", label="Base")
+@pytest.fixture(scope="module")
+def result(loaded, shared_folders):
+    return evaluate_wmdp(loaded, sources=sources(shared_folders), options=VARIANTS, role="base", label="Base")
 
 
 def test_result_survives_the_file_and_has_every_metric(result):
@@ -58,10 +58,15 @@ def test_item_counts_and_release_stand_beside_the_scores(result):
     assert any("12 items, the full test has 14,042" in note for note in result.notes)
 
 
-def test_both_backends_agree(result, loaded, folders):
+def test_both_backends_agree(result, loaded, shared_folders):
     pytest.importorskip("lm_eval")
     other = evaluate_wmdp(
-        loaded, sources=sources(folders), options=VARIANTS, backend="lm-eval", role="base", label="Base"
+        loaded,
+        sources=sources(shared_folders),
+        options=VARIANTS,
+        backend="lm-eval",
+        role="base",
+        label="Base",
     )
     for mine, theirs in zip(result.metrics, other.metrics, strict=True):
         assert mine.name == theirs.name
