@@ -22,6 +22,23 @@ def missing_compiler(device: torch.device) -> str | None:
     return None if found else "no C++ compiler is installed"
 
 
+def failed_compilation(device: torch.device) -> str | None:
+    """Say why one small function cannot be compiled and run on a device; None: it can.
+
+    A compiler that is found may still lack headers, a linker or, for triton, a compiler of its own.
+    """
+    try:
+        torch.compile(_twice)(torch.ones(8, device=device))
+    except (RuntimeError, OSError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        return f"torch.compile fails here ({(lines or [type(error).__name__])[0][:200]})"
+    return None
+
+
+def _twice(values: torch.Tensor) -> torch.Tensor:
+    return values * 2
+
+
 @contextmanager
 def compiled_blocks(blocks: Iterable[nn.Module]) -> Iterator[None]:
     """Let `blocks` run compiled forward and backward passes inside the context, whatever the batch's shape.

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
+
 from falcon_unlearn.errors import PrerequisiteError
 from falcon_unlearn.events import EventSink, Notice
-from falcon_unlearn.models.compiling import compiled_blocks, missing_compiler
+from falcon_unlearn.models.compiling import compiled_blocks, failed_compilation, missing_compiler
 from falcon_unlearn.models.engine import BlockEngine
 
 
@@ -25,18 +27,22 @@ def compiled_window(
         is_sharded: Whether the blocks are split over ranks.
 
     Raises:
-        PrerequisiteError: `on`, and the machine has no compiler or the blocks are split.
+        PrerequisiteError: `on`, and the machine has no working compiler or the blocks are split.
     """
     if mode == "off" or (mode == "auto" and engine.device.type != "cuda"):
         yield
         return
     split = "blocks split over ranks are not compiled"
-    obstacle = split if is_sharded else missing_compiler(engine.device)
+    obstacle = split if is_sharded else _obstacle(engine.device)
     if obstacle is None:
         with compiled_blocks([engine.block(layer) for layer in range(window[0], window[1] + 1)]):
             yield
         return
     if mode == "on":
-        raise PrerequisiteError(f"runtime.compile=on: {obstacle}", hint="Install it, or set it to off.")
+        raise PrerequisiteError(f"runtime.compile=on: {obstacle}", hint="Remedy that, or set it to off.")
     sink(Notice(message=f"the window is not compiled: {obstacle}"))
     yield
+
+
+def _obstacle(device: torch.device) -> str | None:
+    return missing_compiler(device) or failed_compilation(device)

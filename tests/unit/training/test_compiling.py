@@ -9,6 +9,7 @@ from falcon_unlearn.errors import PrerequisiteError
 from falcon_unlearn.events import Notice
 from falcon_unlearn.models import compiling
 from falcon_unlearn.models.compiling import compiled_blocks, missing_compiler
+from falcon_unlearn.training import compiling as training_compiling
 from falcon_unlearn.training.compiling import compiled_window
 from tiny_runs import LAYER, run_session, tiny_engine, tiny_recipe
 
@@ -61,6 +62,34 @@ def test_a_missing_compiler_is_named_before_the_first_step(monkeypatch, tmp_path
     monkeypatch.setattr(compiling.shutil, "which", lambda _: None)
     with pytest.raises(PrerequisiteError, match=r"runtime\.compile=on: no C\+\+ compiler"):
         run_session(tmp_path, tiny_recipe(runtime={"compile": "on"}))
+
+
+def test_a_compiler_that_is_there_but_fails_is_told_before_the_first_step(monkeypatch, tmp_path):
+    compiler = tmp_path / "g++"
+    compiler.write_text("#!/bin/sh\nexit 1\n")
+    compiler.chmod(0o755)
+    monkeypatch.setattr(training_compiling, "missing_compiler", lambda _: None)
+    torch._dynamo.reset()
+    with (
+        torch._inductor.config.patch({"cpp.cxx": (str(compiler),), "force_disable_caches": True}),
+        pytest.raises(PrerequisiteError, match=r"runtime\.compile=on: torch\.compile fails here \(.*C\+\+"),
+    ):
+        run_session(tmp_path, tiny_recipe(runtime={"compile": "on"}))
+
+
+def test_an_accelerator_whose_compiler_fails_goes_on_and_says_so(monkeypatch):
+    class OnCard:
+        device = torch.device("cuda")
+
+    monkeypatch.setattr(training_compiling, "missing_compiler", lambda _: None)
+    monkeypatch.setattr(training_compiling, "failed_compilation", lambda _: "torch.compile fails here (why)")
+    told = []
+    # Nothing here has blocks to compile: asking for one would fail.
+    with compiled_window(OnCard(), (2, 3), "auto", told.append, is_sharded=False):
+        pass
+    assert [notice.message for notice in told] == [
+        "the window is not compiled: torch.compile fails here (why)"
+    ]
 
 
 def test_an_accelerator_without_compiler_goes_on_and_says_so(monkeypatch):
