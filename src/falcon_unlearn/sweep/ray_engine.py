@@ -12,6 +12,9 @@ from falcon_unlearn.errors import PrerequisiteError
 from falcon_unlearn.sweep.optuna_engine import Report
 from falcon_unlearn.sweep.trial import Outcome, Task, is_finished, run_task
 
+START_ATTEMPTS = 2
+"""How often a start of Ray is tried."""
+
 
 def run_with_ray(
     tasks: Sequence[Task], folder: Path, workers: int, report: Report, *, cores: float, cards: float
@@ -27,7 +30,7 @@ def run_with_ray(
         cards: GPUs of one run.
 
     Raises:
-        PrerequisiteError: Ray is not installed.
+        PrerequisiteError: Ray is not installed, or does not start.
     """
     try:
         from ray import tune
@@ -70,9 +73,33 @@ def _session() -> Iterator[None]:
         return
     # Ray would send usage figures to its makers.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    own = {} if os.environ.get("RAY_ADDRESS") else {"include_dashboard": False}
-    ray.init(log_to_driver=False, **own)
+    _start(os.environ.get("RAY_ADDRESS"))
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _start(address: str | None) -> None:
+    """Start or join Ray; a start that fails is tried again, for on a busy machine Ray gives up after 30 s.
+
+    Raises:
+        PrerequisiteError: Ray did not start, or the cluster cannot be reached.
+    """
+    import ray
+
+    own = {} if address else {"include_dashboard": False}
+    for attempt in range(1, START_ATTEMPTS + 1):
+        try:
+            ray.init(log_to_driver=False, **own)
+            return
+        # Ray raises the bare class for a node that is late, among half a dozen others.
+        except Exception as error:
+            ray.shutdown()
+            if attempt == START_ATTEMPTS:
+                reason = " ".join(str(error).split()) or type(error).__name__
+                raise PrerequisiteError(
+                    f"Ray could not {'join the cluster at ' + address if address else 'start'}: {reason}",
+                    hint="Finished runs are kept, so repeat the command when the machine is less busy "
+                    "(see `ray status`), or use --engine optuna.",
+                ) from error
