@@ -15,8 +15,9 @@ from torch import Tensor
 
 from falcon_unlearn.errors import PrerequisiteError
 
-RELEASE_BYTES = 2**26
-"""Bytes read or written after which the pages of a store leave this process's memory; the file keeps them."""
+RELEASE_BYTES = 2**24
+"""Bytes read or written after which the pages of a store leave this process's memory; the file keeps them.
+A run has two stores per corpus: a small part of what `pipeline.costs.STORE_PAGES` counts for all."""
 
 
 class ActivationStore:

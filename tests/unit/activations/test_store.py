@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import namedtuple
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch
 from falcon_unlearn.activations import store as store_module
 from falcon_unlearn.activations.store import ActivationStore, mask_from_lengths
 from falcon_unlearn.errors import PrerequisiteError
+from falcon_unlearn.pipeline.costs import STORE_PAGES
 
 LENGTHS = (3, 1, 5, 2)
 
@@ -65,3 +67,28 @@ def test_too_little_disk_says_how_much_is_needed_and_creates_nothing(tmp_path, m
 
 def test_mask_from_lengths():
     assert mask_from_lengths([2, 3]).tolist() == [[1, 1, 0], [1, 1, 1]]
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").is_file(), reason="needs Linux")
+def test_the_stores_of_a_run_stay_inside_the_memory_that_its_plan_counts(tmp_path):
+    lengths = [128] * 25
+    stores = [ActivationStore(tmp_path / f"{n}.bin", lengths, 4096, torch.float32) for n in range(6)]
+    states = torch.ones(128, 4096)
+    for store in stores:
+        for index in range(len(lengths)):
+            store.write(index, states)
+    assert all(store.read(0)[0, 0] == 1.0 for store in stores)
+    assert 6 * stores[0].num_bytes > STORE_PAGES
+    assert 0 < _mapped(tmp_path) <= STORE_PAGES
+
+
+def _mapped(folder: Path) -> int:
+    """Return the bytes of files below `folder` that are in this process's memory."""
+    total, inside = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        first = line.split()[0]
+        if not first.endswith(":"):
+            inside = str(folder) in line
+        elif first == "Rss:" and inside:
+            total += int(line.split()[1]) * 1024
+    return total
