@@ -64,9 +64,10 @@ def run_on(model: str, settings: list[str], folder: Path) -> RunSummary:
     """Run the demo's recipe on a model."""
     write_demo_files(folder)
     path = folder / "recipe.yaml"
-    path.write_text(
-        dump_yaml(demo_recipe(model, folder).model_dump(mode="json", exclude_unset=True)), encoding="utf-8"
-    )
+    tree = demo_recipe(model, folder).model_dump(mode="json", exclude_unset=True)
+    # The demo leaves out the trial of layers, because its layer is known to work with its own model.
+    del tree["selection"]
+    path.write_text(dump_yaml(tree), encoding="utf-8")
     recipe, typed = load_recipe(path, {}, settings)
     with progress_sink(quiet=False, verbose=False) as sink:
         return run_pipeline(recipe, folder / "output", typed_recipe=typed, command="demo_on.py", sink=sink)
@@ -96,6 +97,12 @@ def main() -> None:
     ]
     training = summary.training.model_dump(mode="json", exclude={"history"})
     record = {"model": arguments.model, "settings": arguments.set, "layer": summary.selection.layer}
+    record |= {
+        "selection": summary.selection.explanation,
+        "falls": {
+            value.layer: [value.fall, value.fall_error] for value in summary.selection.layers if value.fall
+        },
+    }
     record |= {"seconds": summary.seconds, "training": training, "comparison": rows}
     suffix = "_".join(arguments.set) or "defaults"
     target = RESULTS / f"demo_{slug(f'{Path(arguments.model).name}_{suffix}')}.json"

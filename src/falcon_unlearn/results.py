@@ -82,7 +82,24 @@ class LayerValue(Record):
     probability_best: float
     """Share of bootstrap resamples in which this layer is the best candidate."""
     candidate: bool
+    fall: float | None = None
+    """Fall of the log-probability of other forget text after a short trial here, nats per token."""
+    fall_error: float | None = None
+    """Standard error of the fall, over texts."""
     flags: list[str] = Field(default_factory=list)
+
+
+class TrialRecord(Record):
+    """Record the trial that confirmed or replaced the layer; the falls stand with the layers."""
+
+    updates: int
+    speed: float
+    measured: int
+    """Forget texts on which the falls were measured, worded unlike those that the trial trained on."""
+    share: float
+    strongest_layer: int | None
+    """Where the fall is largest; None where no trial lowered the log-probability."""
+    seconds: float
 
 
 class SelectionResult(Record):
@@ -98,6 +115,10 @@ class SelectionResult(Record):
     fixed: bool
     """True when the user fixed the layer; then `layers` is empty."""
     rule: str
+    tied_layers: list[int] = Field(default_factory=list)
+    """Candidates that the data cannot tell from the optimum."""
+    trial: TrialRecord | None = None
+    """None where no trial ran."""
     rank_stability: float | None = None
     """Mean Spearman correlation of bootstrap rankings with the ranking shown."""
     layers: list[LayerValue] = Field(default_factory=list)
@@ -339,7 +360,7 @@ class PlanResult(Record):
     disk_bytes: dict[str, int]
     """`store` while running, `output` the finished folder, `written` what of it is no shared file."""
     flops: dict[str, float]
-    """selection, cache, train, evaluation."""
+    """selection, trial, cache, train, evaluation."""
     seconds: dict[str, float]
     """Estimate from the measured matrix-product speed of this machine."""
     metrics: list[str]

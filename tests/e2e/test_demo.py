@@ -33,7 +33,8 @@ def scaled_down(model: str, folder: Path, seed: int = 0, audit: str = "off") -> 
         corpus["limit"] = 24
     for entry in tree["evaluation"]["sets"]:
         entry["limit"] = 5
-    tree["selection"] = {"samples": 12, "resamples": 10}
+    trial = {"tried": 2, "updates": 2, "texts": 8, "measured": 4}
+    tree["selection"] = {"samples": 12, "resamples": 10, "trial": trial}
     tree["train"] = {**tree["train"], "steps": STEPS}
     tree["audit"] |= {"attacks": ["few-shot-retain"], "items": 12, "other_items": 6, "resamples": 200}
     tree["evaluation"] |= {"maximum_divergence_tokens": 100, "resamples": 100}

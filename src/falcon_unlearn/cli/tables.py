@@ -125,6 +125,7 @@ def show_selection(selection: SelectionResult, console: Console) -> None:
             *(["chosen"] if value.layer == selection.layer else []),
             *(["best"] if value.layer == selection.best_layer else []),
             *([] if value.candidate else ["not a candidate"]),
+            *([] if value.fall is None else [f"trial: fall {_number(value.fall)}"]),
             *value.flags,
         ]
         table_row(

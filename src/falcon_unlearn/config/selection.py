@@ -9,6 +9,26 @@ from pydantic import Field, model_validator
 from falcon_unlearn.config.base import Settings
 
 
+class TrialSettings(Settings):
+    """Confirm the layer by a short unlearning at some candidates, which is then undone."""
+
+    when: Literal["in_memory", "always", "never"] = "in_memory"
+    """Try where the rule is `earliest_tied` and there are several candidates; `in_memory`: not with a model
+    read block by block, where every trial reads all of it again."""
+    tried: int = Field(default=4, ge=2)
+    """Candidates that are tried, evenly spaced, first and last among them, and the one chosen by scores."""
+    updates: int = Field(default=30, ge=1)
+    """Optimisation steps at each layer."""
+    speed: float = Field(default=4.0, gt=0)
+    """Learning rate of the trial, as a multiple of that of the run: it has fewer steps to get as far."""
+    texts: int = Field(default=48, ge=2)
+    """Texts per forget domain and per retain set that the trial trains on."""
+    measured: int = Field(default=24, ge=1)
+    """Other forget texts per domain on which its effect is measured, worded unlike the trained ones."""
+    share: float = Field(default=0.4, gt=0, le=1)
+    """A layer is taken only if its fall of log-probability reaches this share of the largest fall."""
+
+
 class SelectionSettings(Settings):
     """Choose the estimator of step 1, or fix the layer."""
 
@@ -35,6 +55,8 @@ class SelectionSettings(Settings):
     """Differences below this (nats, or cosine) count as ties: too small to matter, even when certain."""
     resamples: int = Field(default=50, ge=10, le=2000)
     """Bootstrap resamples and permutations."""
+    trial: TrialSettings = Field(default_factory=TrialSettings)
+    """Confirms the layer, or takes another."""
 
     @model_validator(mode="after")
     def _ordered(self) -> SelectionSettings:

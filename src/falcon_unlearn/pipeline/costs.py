@@ -15,6 +15,7 @@ from torch import nn
 from falcon_unlearn.config.recipe import Recipe
 from falcon_unlearn.models.access import DTYPES
 from falcon_unlearn.models.architectures import ModelStructure
+from falcon_unlearn.pipeline.candidates import candidate_range, spread_layers, tries_layers
 from falcon_unlearn.training.cost import cache_flops, train_flops
 from falcon_unlearn.training.session import count_parameters
 
@@ -125,7 +126,8 @@ def streamed_memory(
             **_training_parts(recipe, shapes, tokens, compute_dtype, recompute=recompute),
         },
     }
-    if recipe.evaluation.sets or (recipe.evaluation.held_out and recipe.data.holdout_share > 0):
+    tries = recipe.selection.layer is None and tried_layers(recipe, shapes.num_blocks, streamed=True)
+    if tries or recipe.evaluation.sets or (recipe.evaluation.held_out and recipe.data.holdout_share > 0):
         stages["evaluation"] = {
             "head": shapes.vocabulary * shapes.hidden_size * (item + converted),
             "logits": min(LOGIT_BYTES, 8 * shapes.vocabulary * recipe.evaluation.batch_tokens),
@@ -172,10 +174,13 @@ def store_bytes(shapes: Shapes, tokens: Tokens, item: int) -> int:
     return 2 * tokens.training * shapes.hidden_size * item
 
 
-def flops(recipe: Recipe, shapes: Shapes, tokens: Tokens, *, selects: bool) -> dict[str, float]:
-    """Count the work of each stage: selection, cache, train, evaluation."""
+def flops(
+    recipe: Recipe, shapes: Shapes, tokens: Tokens, *, selects: bool, streamed: bool
+) -> dict[str, float]:
+    """Count the work of each stage: selection, trial, cache, train, evaluation."""
     domains = len(recipe.data.forget) + 1
     selected = min(tokens.examples, domains * recipe.selection.samples) * tokens.mean
+    tried = trial_flops(recipe, shapes, tokens, streamed=streamed) if selects else 0.0
     evaluated = tokens.training * recipe.data.holdout_share * 2
     if recipe.method_entry.acts_on == "outputs":
         frozen = bool(recipe.method_entry.needs & {"log_probabilities", "distribution"})
@@ -186,18 +191,48 @@ def flops(recipe: Recipe, shapes: Shapes, tokens: Tokens, *, selects: bool) -> d
         train = train_flops(tokens.stepped, shapes.block, shapes.window_blocks, shapes.trained)
     return {
         "selection": cache_flops(int(selected), shapes.block, shapes.num_blocks - 1) if selects else 0.0,
+        "trial": tried,
         "cache": cache,
         "train": train,
         "evaluation": 2.0 * 2 * shapes.total * evaluated,
     }
 
 
+def tried_layers(recipe: Recipe, num_blocks: int, *, streamed: bool) -> list[int]:
+    """Return the layers of the trial; none where no trial runs."""
+    low, high = candidate_range(recipe, num_blocks)
+    layers = spread_layers(range(low, high + 1), recipe.selection.trial.tried)
+    return layers if tries_layers(recipe, streamed=streamed) and len(layers) > 1 else []
+
+
+def trial_flops(recipe: Recipe, shapes: Shapes, tokens: Tokens, *, streamed: bool) -> float:
+    """Count the work of the trial: caching, steps, and scoring around each."""
+    settings = recipe.selection.trial
+    layers = tried_layers(recipe, shapes.num_blocks, streamed=streamed)
+    corpora = len(recipe.data.forget) + len(recipe.data.retain)
+    cached = int(min(tokens.examples, corpora * settings.texts) * tokens.mean)
+    stepped = int(tokens.stepped * settings.updates / recipe.train.steps)
+    scored = min(tokens.examples, len(recipe.data.forget) * settings.measured) * tokens.mean
+    training = sum(
+        cache_flops(cached, shapes.block, layer)
+        + train_flops(stepped, shapes.block, shapes.window_blocks, shapes.trained)
+        for layer in layers
+    )
+    return training + 2.0 * shapes.total * scored * (len(layers) + 1 if layers else 0)
+
+
 def bytes_read(recipe: Recipe, shapes: Shapes, *, selects: bool) -> dict[str, float]:
     """Count the bytes of weights that each stage of a streamed run reads from disk."""
     item = source_item(recipe, shapes)
     window = shapes.window_blocks * shapes.block * item
+    blocks = float(shapes.num_blocks * shapes.block * item)
+    head = float(shapes.vocabulary * shapes.hidden_size * item)
+    layers = tried_layers(recipe, shapes.num_blocks, streamed=True) if selects else []
+    below = sum(layer + 1 for layer in layers) * shapes.block * item
+    scored = (len(layers) + 1) * (blocks + head) if layers else 0.0
     return {
-        "selection": float(shapes.num_blocks * shapes.block * item) if selects else 0.0,
+        "selection": blocks if selects else 0.0,
+        "trial": float(below + len(layers) * window) + scored,
         "cache": float((shapes.top + 1) * shapes.block * item),
         "train": float(window),
         "evaluation": 0.0,

@@ -14,10 +14,12 @@ from falcon_unlearn.models.access import build_without_weights, load_tokenizer, 
 from falcon_unlearn.models.architectures import coverage, find_structure
 from falcon_unlearn.models.engine import BlockEngine
 from falcon_unlearn.models.precision import resolve_compute_dtype
+from falcon_unlearn.pipeline.candidates import tries_layers, wants_trial
 from falcon_unlearn.pipeline.costs import Shapes, Tokens, bytes_read, flops, store_bytes
 from falcon_unlearn.pipeline.counting import assume_tokens, count_tokens, samples_itself
 from falcon_unlearn.pipeline.pace import Pace, measure_pace
 from falcon_unlearn.pipeline.placement import Placement, is_gguf, local_folder, place, window_and_tensors
+from falcon_unlearn.pipeline.trial import NOT_STREAMED
 from falcon_unlearn.pipeline.workspace import check_layer, prepare_data
 from falcon_unlearn.results import PlanResult
 from falcon_unlearn.runs import format_bytes
@@ -44,10 +46,12 @@ def plan_run(recipe: Recipe) -> PlanResult:
     placement = place(
         recipe, shapes, tokens, compute_dtype, device=device, is_folder=not is_gguf(recipe.model)
     )
-    work = flops(recipe, shapes, tokens, selects=_selects(recipe))
+    work = flops(recipe, shapes, tokens, selects=_selects(recipe), streamed=placement.streamed)
     engine = BlockEngine(model, structure)
     pace = measure_pace(recipe, model, engine, shapes, list(trained), compute_dtype, device)
     metrics, missing = _metrics(recipe, streamed=placement.streamed)
+    if _selects(recipe) and wants_trial(recipe) and not tries_layers(recipe, streamed=placement.streamed):
+        warnings = [*warnings, f"no trial will confirm the layer: {NOT_STREAMED}"]
     return PlanResult(
         model=recipe.model.name if not Path(recipe.model.name).exists() else Path(recipe.model.name).name,
         architecture=structure.model_type,

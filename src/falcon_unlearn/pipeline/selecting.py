@@ -22,6 +22,7 @@ from falcon_unlearn.models.engine import BlockEngine
 from falcon_unlearn.models.precision import resolve_compute_dtype
 from falcon_unlearn.pipeline.candidates import candidate_range
 from falcon_unlearn.pipeline.resuming import standalone_work, work_identity
+from falcon_unlearn.pipeline.trial import confirm_by_trial
 from falcon_unlearn.pipeline.workspace import Workspace, open_workspace, seeded, timed_stage
 from falcon_unlearn.results import LayerValue, SelectionResult
 from falcon_unlearn.runs import Resume, WorkFolder
@@ -112,9 +113,13 @@ def _score_and_choose(
         if recipe.selection.estimator == "gradient_conflict":
             # All ranks take part in training, so none may leave out what only the leader remembers.
             kept = work if team.size == 1 else None
-            return team.share(_select_by_gradients(workspace, recipe, sink, scratch, kept))
-        with fast_arithmetic(workspace.loaded.model):
-            return team.from_leader(lambda: _select_by_information(workspace, recipe, sink, scratch, work))
+            scored = team.share(_select_by_gradients(workspace, recipe, sink, scratch, kept))
+        else:
+            with fast_arithmetic(workspace.loaded.model):
+                scored = team.from_leader(
+                    lambda: _select_by_information(workspace, recipe, sink, scratch, work)
+                )
+    return confirm_by_trial(scored, workspace, recipe, sink, seconds, scratch, work)
 
 
 def fixed_selection(layer: int) -> SelectionResult:
@@ -315,6 +320,7 @@ def _record(
         best_layer=choice.best_layer,
         fixed=False,
         rule=choice.rule,
+        tied_layers=list(choice.tied_layers),
         rank_stability=ranking.spearman,
         layers=layers,
         samples=dict(scores.num_samples),

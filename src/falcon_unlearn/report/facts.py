@@ -68,6 +68,16 @@ def selection_facts(selection: SelectionResult) -> list[Fact]:
         facts.append(
             ("Rank stability", f"{selection.rank_stability:.2f} (1: resampling never reorders the layers)")
         )
+    if selection.trial is not None:
+        trial = selection.trial
+        facts.append(
+            (
+                "Trial of layers",
+                f"{plural(trial.updates, 'step')} at {trial.speed:g} times the learning rate, measured on "
+                f"{plural(trial.measured, 'forget text')}; a layer needs {trial.share:.0%} of the "
+                "largest fall",
+            )
+        )
     return [(label, value) for label, value in facts if value]
 
 

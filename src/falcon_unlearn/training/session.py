@@ -89,6 +89,17 @@ def probe_window(
     return run.gramians
 
 
+def trial_window(
+    engine: BlockEngine, data: PreparedData, recipe: Recipe, layer: int, folder: Path, sink: EventSink
+) -> dict[str, Tensor]:
+    """Train like `unlearn_window`, put the model back, and return the trained tensors in the source dtype."""
+    with machine_folder(current_team(), folder) as own_folder:
+        run = _train(engine, data, recipe, layer, own_folder, sink)
+    changed = run.masters.commit()
+    run.masters.revert()
+    return changed
+
+
 @dataclass(frozen=True)
 class _TrainedRun:
     window: tuple[int, int]

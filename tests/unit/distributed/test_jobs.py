@@ -51,9 +51,11 @@ def arguments(output: str, **changes: object) -> list[str]:
     return ["-m", "falcon_unlearn", "run", "--model", "model", *files, "--output", output, *flags]
 
 
-def run_alone(work: Path, output: str) -> None:
+def run_alone(work: Path, output: str, **changes: object) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, *arguments(output), "-q"], cwd=work, env=environment, check=True)
+    subprocess.run(
+        [sys.executable, *arguments(output, **changes), "-q"], cwd=work, env=environment, check=True
+    )
 
 
 def metrics_of(output: Path) -> list[float]:
@@ -82,6 +84,27 @@ def test_metrics_do_not_depend_on_the_number_of_ranks(work):
     assert output.count("Model:") == 1
     assert errors.count("[train] done") == 1
     assert metrics_of(work / "three") == pytest.approx(metrics_of(work / "alone"), rel=1e-4, abs=1e-6)
+
+
+def test_a_trial_of_layers_chooses_alike_with_any_number_of_ranks(work):
+    changes = {
+        "selection__layer": "null",
+        "selection__candidates": "[0.2,0.9]",
+        "selection__margin": 9,
+        "selection__trial__tried": 2,
+        "selection__trial__updates": 3,
+    }
+    run_alone(work, "tried-alone", **changes)
+    job = torchrun(work, "tried", 2, **changes)
+    _, errors = job.communicate(timeout=500)
+    assert job.returncode == 0, errors
+    alone, both = (
+        json.loads((work / name / "falcon" / "selection.json").read_text())
+        for name in ("tried-alone", "tried")
+    )
+    assert alone["layer"] == both["layer"] and alone["trial"] is not None
+    falls = [[row["fall"] for row in result["layers"] if row["fall"] is not None] for result in (alone, both)]
+    assert len(falls[0]) == 2 and falls[1] == pytest.approx(falls[0], rel=1e-3, abs=1e-5)
 
 
 def test_ranks_that_read_block_by_block_write_what_one_process_writes(work):

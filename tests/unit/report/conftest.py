@@ -166,6 +166,8 @@ def _selection() -> Records:
         )
     for layer, won in ((4, 0.44), (5, 0.3), (6, 0.2), (7, 0.06)):
         layers[layer]["probability_best"] = won
+    for layer, fall in ((4, 0.72), (11, 0.28), (18, 1.21)):
+        layers[layer] |= {"fall": fall, "fall_error": 0.15}
     return {
         "estimator": "pooled",
         "unit": "nats",
@@ -174,6 +176,15 @@ def _selection() -> Records:
         "fixed": False,
         "rule": "earliest_tied",
         "rank_stability": 0.93,
+        "tied_layers": [4, 5, 6, 7],
+        "trial": {
+            "updates": 30,
+            "speed": 4.0,
+            "measured": 48,
+            "share": 0.4,
+            "strongest_layer": 18,
+            "seconds": 61.0,
+        },
         "layers": layers,
         "samples": {"symbols": 256, "languages": 192, "retain": 256},
         "pooling": "mean",

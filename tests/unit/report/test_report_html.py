@@ -87,6 +87,8 @@ def test_whole_run_has_every_section_and_number(run: dict[str, Any], write: Writ
         "96.2% to 26.2%",
         "suppressed at best",
         "3 of 272 tensors",
+        "Fall in the trial",
+        "30 steps at 4 times the learning rate, measured on 48 forget texts; a layer needs 40%",
         "0.021",
         "c0ffee",
         "Fe. It is",
