@@ -47,7 +47,8 @@ def audit_cases(folder: Path) -> list[Case]:
 
     def remember(content: bytes) -> Any:
         journal.write_bytes(content)
-        return Memory(Journal(journal)).scores("scores", list)
+        memory = Memory(Journal(journal))
+        return memory.scores("scores") if memory.get("scores") else None
 
     good = [_audit().model_dump_json().encode()]
     return [

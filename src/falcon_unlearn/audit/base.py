@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -95,6 +96,23 @@ class Attacked:
     """Diagnostics for the report: changed tensors, bucket overlap, loss."""
     disclosure: bool = False
     """The original helps to answer: this shows what was removed, not what is left, and no verdict uses it."""
+    again: Callable[[], AbstractContextManager[object]] | None = None
+    """Puts an edit in force once more while its context is open, also after the attack has ended; None: it
+    cannot be, so that all is asked at once. Transforms and decoders need none: they edit nothing."""
+
+    @property
+    def edits(self) -> bool:
+        """Return whether the model is changed, and not only what is asked or where answers are read."""
+        return self.transform is None and self.decoder is None
+
+    @property
+    def lasts(self) -> bool:
+        """Return whether this variant can be scored after its successors have been in force."""
+        return not self.edits or self.again is not None
+
+    def in_force(self) -> AbstractContextManager[object]:
+        """Return the context in which a variant that lasts is in force once more."""
+        return nullcontext() if self.again is None else self.again()
 
 
 @dataclass(frozen=True)

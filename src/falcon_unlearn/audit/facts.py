@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -103,3 +104,26 @@ def split_by_cluster(
         sizes[part] += counts[cluster]
     parts = [tuple(fact for fact in facts if part_of[fact.cluster] == part) for part in range(3)]
     return FactSplit(*parts)
+
+
+def whole_clusters(facts: Sequence[Fact], most: int | None, *, seed: int) -> tuple[Fact, ...]:
+    """Keep at most so many facts, as whole clusters in a seeded order; one cluster stays in any case.
+
+    Args:
+        facts: Facts of one part.
+        most: Limit; None keeps all.
+        seed: Decides which clusters are kept.
+    """
+    if most is None or len(facts) <= most:
+        return tuple(facts)
+    counts = Counter(fact.cluster for fact in facts)
+    order = sorted(counts)
+    random.Random(f"{seed}:selection").shuffle(order)
+    kept: set[str] = set()
+    room = most
+    for cluster in order:
+        if counts[cluster] <= room:
+            kept.add(cluster)
+            room -= counts[cluster]
+    kept = kept or {min(order, key=counts.__getitem__)}
+    return tuple(fact for fact in facts if fact.cluster in kept)

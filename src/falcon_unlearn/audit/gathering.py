@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from falcon_unlearn.audit.base import AttackData
-from falcon_unlearn.audit.facts import Fact, FactSplit, split_by_cluster
+from falcon_unlearn.audit.facts import Fact, FactSplit, split_by_cluster, whole_clusters
 from falcon_unlearn.audit.loading import check_disjoint, load_facts, sample_facts, statement
 from falcon_unlearn.audit.runner import Sets
 from falcon_unlearn.audit.session import set_record
@@ -45,7 +45,8 @@ class Gathered:
 def gather(sources: AuditSources, settings: AuditSettings, *, seed: int) -> Gathered:
     """Read all facts and divide them by cluster.
 
-    Forget facts: attack, selection, report. Retain facts: attack and report. Neighbours are only asked.
+    Forget facts: attack, selection, report; of the selection at most `selection_items` are asked. Retain
+    facts: attack and report. Neighbours are only asked.
 
     Args:
         sources: Files or hub data sets.
@@ -56,12 +57,13 @@ def gather(sources: AuditSources, settings: AuditSettings, *, seed: int) -> Gath
         DataError: A source cannot be used, has too few clusters, or facts occur on both sides.
     """
     forget = split_by_cluster(read_facts(sources.forget, settings.items, seed=seed), seed=seed)
+    selection = whole_clusters(forget.selection, settings.most_selection, seed=seed)
     kept = read_facts(sources.retain, settings.other_items, seed=seed)
     near = read_facts(sources.neighbour, settings.other_items, seed=seed) if sources.neighbour else ()
     check_disjoint(forget, [*kept, *near])
     retain = _retain_split(kept, seed=seed)
     sets = Sets(
-        selection=Questions("forget", "selection", forget.selection),
+        selection=Questions("forget", "selection", selection),
         forget=Questions("forget", "report", forget.report),
         retain=Questions("retain", "report", retain.report),
         neighbour=Questions("neighbour", "report", near) if near else None,

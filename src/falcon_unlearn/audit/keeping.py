@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from falcon_unlearn.audit import scoring
@@ -14,6 +14,9 @@ from falcon_unlearn.audit.facts import Fact
 from falcon_unlearn.audit.scoring import Score, ScoringSettings
 from falcon_unlearn.runs import Journal, fingerprint
 
+_MORE = "more"
+"""Records that were kept together with another one, by their keys."""
+
 
 class Memory:
     """Remember pieces of work; without a journal, for this process only."""
@@ -21,7 +24,9 @@ class Memory:
     def __init__(self, journal: Journal | None) -> None:
         """Read what an earlier process left."""
         self._journal = journal
-        self._records: dict[str, dict[str, Any]] = journal.read() if journal is not None else {}
+        self._records: dict[str, dict[str, Any]] = {}
+        for key, record in journal.read().items() if journal is not None else ():
+            self._remember(key, record)
 
     def get(self, key: str) -> dict[str, Any] | None:
         """Return the record of a key."""
@@ -31,18 +36,24 @@ class Memory:
         """Keep a record."""
         if self._journal is not None:
             self._journal.append(key, record)
-        self._records[key] = record
+        self._remember(key, record)
 
-    def scores(self, key: str, compute: Callable[[], Sequence[Score]]) -> list[Score]:
-        """Return the scores of a key, computed once."""
-        record = self.get(key)
-        if record is None:
-            record = {"scores": [dataclasses.asdict(entry) for entry in compute()]}
-            self.put(key, json.loads(json.dumps(record)))
-            record = self._records[key]
-        return [
-            Score(**{**row, "leaks": tuple(tuple(leak) for leak in row["leaks"])}) for row in record["scores"]
-        ]
+    def _remember(self, key: str, record: dict[str, Any]) -> None:
+        self._records[key] = record
+        self._records.update(record.get(_MORE, {}))
+
+    def scores(self, key: str) -> list[Score]:
+        """Return the scores kept under a key."""
+        rows = self._records[key]["scores"]
+        return [Score(**{**row, "leaks": tuple(tuple(leak) for leak in row["leaks"])}) for row in rows]
+
+    def put_scores(self, scores: Mapping[str, Sequence[Score]]) -> None:
+        """Keep scores that were computed together in one record: a crash leaves all of them or none."""
+        rows = {key: [dataclasses.asdict(entry) for entry in several] for key, several in scores.items()}
+        (first, own), *more = rows.items()
+        record = {"scores": own, _MORE: {key: {"scores": several} for key, several in more}}
+        # What is read in this process is what a later one reads.
+        self.put(first, json.loads(json.dumps(record)))
 
 
 def attack_key(attack: Attack) -> str:

@@ -1,16 +1,15 @@
 """Run attacks on the models of an audit and collect one row per item.
 
-The unlearned model comes first: each attack's variants are scored on the selection facts, and only a variant
-that does better than those before it is scored on the report facts. Original and null are then scored under
-the chosen variants only. All scores go through a journal, so that a killed audit goes on where it was.
+The unlearned model comes first: each attack's variants are scored on the selection facts, and only the best
+one that spares the model is scored on the report facts (`choosing.py`). Original and null are then scored
+under the chosen variants only. All scores go through a journal, so that a killed audit goes on where it was.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,8 +18,10 @@ from torch import Tensor
 
 from falcon_unlearn._version import __version__
 from falcon_unlearn.audit.base import Attack, AttackContext, AttackData, Attacked, Format
+from falcon_unlearn.audit.choosing import Contest
 from falcon_unlearn.audit.keeping import Memory, attack_key, facts_key, scoring_key
 from falcon_unlearn.audit.models import ModelState, OpenModel, probe_logits
+from falcon_unlearn.audit.replaying import collected, replayed, variants_record
 from falcon_unlearn.audit.scoring import PLAIN, Score, ScoringSettings, score
 from falcon_unlearn.audit.statistics import exact_mcnemar
 from falcon_unlearn.audit.summarise import DISCLOSURE, AttackRun, VariantInfo
@@ -34,6 +35,8 @@ from falcon_unlearn.runs import fingerprint
 INACTIVE = "inactive"
 """Detail of a variant that did not change what the model computes."""
 _NUM_PROBES = 2
+_LAYOUT = 2
+"""Of the records of finished attacks; raised when they change."""
 
 
 @dataclass(frozen=True)
@@ -52,13 +55,19 @@ class Sets:
         return [s for s in (self.selection, self.forget, self.retain, self.neighbour) if s is not None]
 
 
-@dataclass
-class _Best:
-    """Follow the best variant of one format."""
+@dataclass(frozen=True)
+class _Asked:
+    """Say under which variant of which attack is asked."""
 
-    variant: str | None = None
-    value: float = -1.0
-    destroys: bool = True
+    attack: str
+    key: str
+    """Hash of the attack, empty without one."""
+    seed: int
+    attacked: Attacked
+
+
+Contests = dict[Format, Contest[_Asked]]
+_AS_IT_IS = _Asked(NO_ATTACK, "", 0, PLAIN)
 
 
 @dataclass
@@ -83,35 +92,34 @@ class Runner:
     def baseline(self, opened: OpenModel, formats: Sequence[Format]) -> None:
         """Score a model without attack on all sets."""
         for questions in self.sets.reported:
-            for format in formats:
-                self._scored(opened, NO_ATTACK, "", 0, PLAIN, questions, format)
+            self._scored(opened, _AS_IT_IS, questions, formats)
 
     def selected(self, opened: OpenModel, format: Format) -> list[Score]:
         """Score a model without attack on the selection facts."""
-        return self._scored(opened, NO_ATTACK, "", 0, PLAIN, self.sets.selection, format)
+        return self._scored(opened, _AS_IT_IS, self.sets.selection, [format])[format]
 
     def choose(self, opened: OpenModel, attack: Attack, formats: Sequence[Format]) -> AttackRun:
         """Attack the unlearned model, choose a variant per format on the selection facts, and score it.
 
-        With several seeds the first one chooses; the others repeat the chosen variants.
+        Variants that can be put in force again wait until all are known, so that retain and report facts are
+        asked under few of them. With several seeds the first one chooses; the others repeat its choice.
 
         Raises:
             ModelError: The attack left the model changed.
         """
         started = time.perf_counter()
         first, *others = self.settings.seeds
-        best: dict[Format, _Best] = {format: _Best() for format in formats}
+        contests: Contests = {format: Contest() for format in formats}
         infos: dict[str, VariantInfo] = {}
-        with closing(self._variants(opened, attack, first, infos, list(formats))) as variants:
-            for attacked, key in variants:
-                if attacked.control:
-                    self._control(opened, attack, key, first, attacked, formats)
-                    continue
-                for format in formats:
-                    if format in attacked.formats:
-                        self._challenge(opened, attack, key, first, attacked, format, best[format])
-        chosen = {format: state.variant for format, state in best.items() if state.variant is not None}
-        destroys = {format: state.destroys for format, state in best.items() if state.variant is not None}
+        with self._attacking(opened, attack, first, infos, list(formats)) as variants:
+            for asked in variants:
+                if asked.attacked.control:
+                    self._control(opened, asked, formats)
+                else:
+                    self._enter(opened, asked, contests)
+            self._settle(opened, contests)
+        chosen = {f: c.best.attacked.variant for f, c in contests.items() if c.best is not None}
+        destroys = {f: c.destroys for f, c in contests.items() if c.best is not None}
         run = AttackRun(attack, chosen, destroys, infos, (first, *others), 0.0)
         for seed in others:
             self._repeat(opened, run, seed, selection=True)
@@ -126,109 +134,120 @@ class Runner:
     def _repeat(self, opened: OpenModel, run: AttackRun, seed: int, *, selection: bool) -> None:
         parts = [self.sets.forget, self.sets.retain, *([self.sets.selection] if selection else [])]
         plan = [dict(run.chosen), selection]
-        with closing(self._variants(opened, run.attack, seed, {}, plan)) as variants:
-            for attacked, key in variants:
-                for format, variant in run.chosen.items():
-                    for questions in parts if variant == attacked.variant else []:
-                        self._scored(opened, run.attack.name, key, seed, attacked, questions, format)
+        with self._attacking(opened, run.attack, seed, {}, plan) as variants:
+            for asked in variants:
+                formats = [f for f, variant in run.chosen.items() if variant == asked.attacked.variant]
+                for questions in parts if formats else []:
+                    self._scored(opened, asked, questions, formats)
+
+    def _enter(self, opened: OpenModel, asked: _Asked, contests: Contests) -> None:
+        """Score a variant on the selection facts; what cannot be asked later is asked all it may need now."""
+        formats = [format for format in contests if format in asked.attacked.formats]
+        values = self._values(opened, asked, formats)
+        if asked.attacked.lasts:
+            for format in formats:
+                contests[format].wait(asked, values[format])
+            return
+        ahead = [format for format in formats if contests[format].admits(values[format])]
+        best = self._challenge(opened, asked, {format: values[format] for format in ahead}, contests)
+        self._scored(opened, asked, self.sets.forget, best)
+
+    def _settle(self, opened: OpenModel, contests: Contests) -> None:
+        """Ask the retain facts under the waiting variants, best first, until one spares the model."""
+        while True:
+            heads = {format: head for format, contest in contests.items() if (head := contest.next())}
+            if not heads:
+                break
+            for asked, formats in _by_variant({format: asked for format, (asked, _) in heads.items()}):
+                with asked.attacked.in_force():
+                    self._challenge(opened, asked, {f: heads[f][1] for f in formats}, contests)
+        for asked, formats in _by_variant({f: c.best for f, c in contests.items() if c.best is not None}):
+            if asked.attacked.lasts:
+                with asked.attacked.in_force():
+                    self._scored(opened, asked, self.sets.forget, formats)
 
     def _challenge(
-        self,
-        opened: OpenModel,
-        attack: Attack,
-        key: str,
-        seed: int,
-        attacked: Attacked,
-        format: Format,
-        best: _Best,
-    ) -> None:
-        """Score a variant on the selection facts, and on the others if nothing before was as good."""
-        selected = self._scored(opened, attack.name, key, seed, attacked, self.sets.selection, format)
-        value = sum(entry.value for entry in selected) / len(selected)
-        if value <= best.value and not best.destroys:
-            return
-        retained = self._scored(opened, attack.name, key, seed, attacked, self.sets.retain, format)
-        destroys = self._destroys(opened, retained, format)
-        # A variant that keeps the model alive always beats one that does not.
-        if (not destroys, value) <= (not best.destroys, best.value):
-            return
-        self._scored(opened, attack.name, key, seed, attacked, self.sets.forget, format)
-        best.variant, best.value, best.destroys = attacked.variant, value, destroys
+        self, opened: OpenModel, asked: _Asked, values: Mapping[Format, float], contests: Contests
+    ) -> list[Format]:
+        """Find out whether a variant spares the model, and return the formats in which it is best now."""
+        retained = self._scored(opened, asked, self.sets.retain, list(values))
+        return [
+            format
+            for format, value in values.items()
+            if contests[format].enter(asked, value, destroys=self._destroys(opened, retained[format], format))
+        ]
+
+    def _values(self, opened: OpenModel, asked: _Asked, formats: Sequence[Format]) -> dict[Format, float]:
+        """Return the accuracies on the selection facts."""
+        selected = self._scored(opened, asked, self.sets.selection, formats)
+        return {f: sum(entry.value for entry in scores) / len(scores) for f, scores in selected.items()}
 
     def _destroys(self, opened: OpenModel, retained: Sequence[Score], format: Format) -> bool:
         """Tell whether the fall of retain accuracy is shown and exceeds the limit."""
-        plain = self._scored(opened, NO_ATTACK, "", 0, PLAIN, self.sets.retain, format)
+        plain = self._scored(opened, _AS_IT_IS, self.sets.retain, [format])[format]
         before, after = [entry.value for entry in plain], [entry.value for entry in retained]
         fell = sum(before) - sum(after) > self.settings.utility_loss * sum(before)
         return fell and exact_mcnemar(before, after).p_value < self.settings.alpha
 
-    def _control(
-        self,
-        opened: OpenModel,
-        attack: Attack,
-        key: str,
-        seed: int,
-        attacked: Attacked,
-        formats: Sequence[Format],
-    ) -> None:
+    def _control(self, opened: OpenModel, asked: _Asked, formats: Sequence[Format]) -> None:
         """Score a control in one format: option text if it can, since letters say nothing on many models."""
-        usable = [format for format in formats if format in attacked.formats]
-        for format in sorted(usable, key=lambda format: format != "text")[:1]:
-            self._scored(opened, attack.name, key, seed, attacked, self.sets.forget, format)
+        usable = [format for format in formats if format in asked.attacked.formats]
+        usable.sort(key=lambda format: format != "text")
+        self._scored(opened, asked, self.sets.forget, usable[:1])
 
     def _scored(
-        self,
-        opened: OpenModel,
-        attack: str,
-        attack_key: str,
-        seed: int,
-        attacked: Attacked,
-        questions: Questions,
-        format: Format,
-    ) -> list[Score]:
-        key = fingerprint(
+        self, opened: OpenModel, asked: _Asked, questions: Questions, formats: Sequence[Format]
+    ) -> dict[Format, list[Score]]:
+        """Score what the journal does not hold; formats that are asked together share the work."""
+        keys = {format: self._score_key(opened, asked, questions, format) for format in formats}
+        missing = [format for format, key in keys.items() if self.memory.get(key) is None]
+        if missing:
+            self._announce(opened, asked, questions, missing)
+            scores = score(opened.subject, questions.facts, asked.attacked, missing, self.scoring)
+            self.memory.put_scores(
+                {keys[format]: [entry for entry in scores if entry.format == format] for format in missing}
+            )
+        found = {format: self.memory.scores(key) for format, key in keys.items()}
+        for format, key in keys.items():
+            if (place := f"{opened.role}:{key}") not in self._kept:
+                self._kept.add(place)
+                self._keep(opened, asked, questions, found[format])
+        return found
+
+    def _score_key(self, opened: OpenModel, asked: _Asked, questions: Questions, format: Format) -> str:
+        return fingerprint(
             version=__version__,
             weights=opened.record.weights_sha256,
             tokenizer=opened.record.tokenizer_sha256,
-            attack=attack_key,
-            data=self._attack_data_key() if attack_key else "",
-            seed=seed,
-            variant=attacked.variant,
+            attack=asked.key,
+            data=self._attack_data_key() if asked.key else "",
+            seed=asked.seed,
+            variant=asked.attacked.variant,
             facts=facts_key(questions.facts),
             scoring=scoring_key(self.scoring, [format]),
         )
-        if self.memory.get(key) is None:
-            if self._replaying:
-                raise DataError(
-                    f"the journal of the audit lacks scores of {attack} {attacked.variant}",
-                    hint="remove it to compute everything again",
-                )
-            done, total = self.progress
-            message = f"{opened.role}: {attack} {attacked.variant}, {questions.set} in {format} format"
-            self.sink(Progress(stage="audit", done=done, total=total, message=message))
-        scores = self.memory.scores(
-            key, lambda: score(opened.subject, questions.facts, attacked, [format], self.scoring)
-        )
-        if (place := f"{opened.role}:{key}") not in self._kept:
-            self._kept.add(place)
-            self._keep(opened, attack, seed, attacked.variant, questions, scores)
-        return scores
 
-    def _keep(
-        self,
-        opened: OpenModel,
-        attack: str,
-        seed: int,
-        variant: str,
-        questions: Questions,
-        scores: Sequence[Score],
+    def _announce(
+        self, opened: OpenModel, asked: _Asked, questions: Questions, formats: Sequence[Format]
     ) -> None:
+        variant = asked.attacked.variant
+        if self._replaying:
+            raise DataError(
+                f"the journal of the audit lacks scores of {asked.attack} {variant}",
+                hint="remove it to compute everything again",
+            )
+        done, total = self.progress
+        what = f"{questions.set} in {' and '.join(formats)} format"
+        message = f"{opened.role}: {asked.attack} {variant}, {what}"
+        self.sink(Progress(stage="audit", done=done, total=total, message=message))
+
+    def _keep(self, opened: OpenModel, asked: _Asked, questions: Questions, scores: Sequence[Score]) -> None:
         self.rows += [
             ItemRow(
                 model=opened.role,
-                attack=attack,
-                variant=variant,
-                seed=seed,
+                attack=asked.attack,
+                variant=asked.attacked.variant,
+                seed=asked.seed,
                 format=entry.format,
                 set=questions.set,
                 split=questions.split,
@@ -246,40 +265,41 @@ class Runner:
             for entry in scores
         ]
 
-    def _variants(
+    @contextmanager
+    def _attacking(
         self,
         opened: OpenModel,
         attack: Attack,
         seed: int,
         infos: dict[str, VariantInfo],
         plan: list[Any],
-    ) -> Generator[tuple[Attacked, str], None, None]:
-        """Yield the variants of an attack, from the journal if all of them were finished there."""
+    ) -> Iterator[Iterator[_Asked]]:
+        """Give the variants of an attack, from the journal if all was finished there.
+
+        When the context ends without an error the model is proved to be what it was, and the attack is
+        finished.
+        """
         own = attack_key(attack)
         done = self._done_key(opened, own, seed, plan)
         record = self.memory.get(done)
         if record is not None:
             self._replaying = True
             try:
-                for entry in record["variants"]:
-                    infos[entry["variant"]] = VariantInfo(
-                        entry["variant"], entry["control"], entry["equivalents"], entry["details"]
-                    )
-                    formats = tuple(entry["formats"])
-                    yield Attacked(entry["variant"], formats=formats, control=entry["control"]), own
+                yield (_Asked(attack.name, own, seed, a) for a in replayed(record, infos))
             finally:
                 self._replaying = False
             return
-        found = []
-        for attacked in self._in_force(opened, attack, seed, infos):
-            yield attacked, own
-            info = infos[attacked.variant]
-            found.append(dataclasses.asdict(info) | {"formats": list(attacked.formats)})
-        self.memory.put(done, {"variants": found})
+        state = ModelState.of(opened.subject.model)
+        found: list[Attacked] = []
+        with closing(self._in_force(opened, attack, seed, infos)) as variants:
+            yield (_Asked(attack.name, own, seed, a) for a in collected(variants, found))
+        state.prove_unchanged(opened.subject.model, attack.name)
+        self.memory.put(done, variants_record(found, infos))
 
     def _done_key(self, opened: OpenModel, attack: str, seed: int, plan: list[Any]) -> str:
         return fingerprint(
             finished=attack,
+            layout=_LAYOUT,
             plan=plan,
             version=__version__,
             role=opened.role,
@@ -295,10 +315,8 @@ class Runner:
 
     def _in_force(
         self, opened: OpenModel, attack: Attack, seed: int, infos: dict[str, VariantInfo]
-    ) -> Iterator[Attacked]:
-        """Run an attack; prove afterwards that the model is what it was."""
-        model = opened.subject.model
-        state = ModelState.of(model)
+    ) -> Generator[Attacked, None, None]:
+        """Run an attack, and describe each variant."""
         probes = [fact.question for fact in self.data.forget[:_NUM_PROBES]]
         plain = probe_logits(opened.subject, probes) if probes else None
         context = AttackContext(
@@ -316,14 +334,16 @@ class Runner:
                 details = dict(attacked.details)
                 if attacked.disclosure:
                     details[DISCLOSURE] = 1.0
-                edits = attacked.transform is None and attacked.decoder is None
-                if edits and plain is not None and torch.equal(probe_logits(opened.subject, probes), plain):
+                if (
+                    attacked.edits
+                    and plain is not None
+                    and torch.equal(probe_logits(opened.subject, probes), plain)
+                ):
                     details[INACTIVE] = "the model computes exactly what it computed before"
                 infos[attacked.variant] = VariantInfo(
                     attacked.variant, attacked.control, attacked.cost.equivalents, details
                 )
                 yield attacked
-        state.prove_unchanged(model, attack.name)
 
     def _original_for(self, opened: OpenModel, attack: Attack) -> Mapping[str, Tensor] | None:
         if opened.role == "original":
@@ -355,3 +375,11 @@ class Runner:
 
 def _as_generator(variants: Iterator[Attacked]) -> Generator[Attacked, None, None]:
     yield from variants
+
+
+def _by_variant(asked: Mapping[Format, _Asked]) -> list[tuple[_Asked, list[Format]]]:
+    """Return each variant once, with its formats."""
+    groups: dict[str, tuple[_Asked, list[Format]]] = {}
+    for format, one in asked.items():
+        groups.setdefault(one.attacked.variant, (one, []))[1].append(format)
+    return list(groups.values())

@@ -11,7 +11,12 @@ from falcon_unlearn.audit.base import FORMATS, Attacked, ExtraDecoder, Format, P
 from falcon_unlearn.audit.facts import Fact
 from falcon_unlearn.audit.prompting import Prompting, Question
 from falcon_unlearn.evaluation.choice import credit, encode_choices, letters, token_completion_scores
-from falcon_unlearn.evaluation.generation import greedy_completions, is_accepted, judged_text
+from falcon_unlearn.evaluation.generation import (
+    chosen_and_greedy,
+    greedy_completions,
+    is_accepted,
+    judged_text,
+)
 from falcon_unlearn.evaluation.rouge import rouge_l_recall
 from falcon_unlearn.evaluation.subject import Subject
 
@@ -88,9 +93,15 @@ def score(
         return rows
     if "letter" in formats and "letter" in attacked.formats:
         rows += _letters(subject, facts, prompting, decoder, chosen)
-    if "text" in formats and "text" in attacked.formats:
+    answering = [name for name in ("text", "generation") if name in formats and name in attacked.formats]
+    together = (
+        _together(subject, facts, prompting, chosen) if _unread(decoder) and len(answering) == 2 else []
+    )
+    if together:
+        return [*rows, *together]
+    if "text" in answering:
         rows += _texts(subject, facts, prompting, decoder)
-    if "generation" in formats and "generation" in attacked.formats:
+    if "generation" in answering:
         rows += _generations(subject, facts, prompting, decoder, chosen)
     return rows
 
@@ -203,6 +214,10 @@ def _texts(
     else:
         scored = token_completion_scores(subject, encoded)
         values = [[one.mean_log_probability for one in several] for several in scored]
+    return _text_rows(facts, values)
+
+
+def _text_rows(facts: Sequence[Fact], values: Sequence[Sequence[float]]) -> list[Score]:
     return [
         Score(
             fact.id,
@@ -213,6 +228,26 @@ def _texts(
         )
         for fact, scores in zip(facts, values, strict=True)
     ]
+
+
+def _unread(decoder: ExtraDecoder) -> bool:
+    """Tell whether answers are read where the model gives them."""
+    return decoder.option_scores is None and decoder.samples is None
+
+
+def _together(
+    subject: Subject, facts: Sequence[Fact], prompting: Prompting, settings: ScoringSettings
+) -> list[Score]:
+    """Ask for option texts and free answers at once; nothing where their prompts differ."""
+    encoded = _encoded(subject, [prompting.text_question(fact) for fact in facts])
+    prompts = [subject.encode(prompting.generation_prompt(fact)) for fact in facts]
+    if any(prompt != asked for prompt, (asked, _) in zip(prompts, encoded, strict=True)):
+        return []
+    limit = settings.maximum_new_tokens
+    scored, answers = chosen_and_greedy(subject, encoded, maximum_new_tokens=limit)
+    values = [[one.mean_log_probability for one in several] for several in scored]
+    free = [_generation(fact, [text], None) for fact, text in zip(facts, answers, strict=True)]
+    return [*_text_rows(facts, values), *free]
 
 
 def _encoded(subject: Subject, questions: Sequence[Question]) -> list[tuple[list[int], list[list[int]]]]:

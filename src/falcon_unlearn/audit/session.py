@@ -317,7 +317,8 @@ class _Work:
 def _plain_settings(settings: AuditSettings) -> dict[str, float | int | str | bool]:
     kept = ("items", "other_items", "delta", "alpha", "utility_loss")
     more = ("degenerate_rise", "least_removed", "resamples")
-    return {name: getattr(settings, name) for name in (*kept, *more)}
+    plain = {name: getattr(settings, name) for name in (*kept, *more)}
+    return plain | {"selection_items": settings.most_selection or "all"}
 
 
 def set_record(questions: Sequence[Questions], source: str, attack: Sequence[Fact] = ()) -> AuditSetRecord:

@@ -12,6 +12,8 @@ from falcon_unlearn.config.base import Settings
 GATE_METRICS = ("worst", "worst_upper", "reachable", "reachable_upper", "knowledge_left", "utility_loss")
 """What a gate can limit."""
 GATE_PATTERN = rf"^\s*({'|'.join(GATE_METRICS)})\s*(<=|<)\s*([0-9]*\.?[0-9]+)\s*$"
+QUICK_SELECTION = 20
+"""Selection facts that the quick tier asks under every variant."""
 
 
 class AuditSettings(Settings):
@@ -29,6 +31,9 @@ class AuditSettings(Settings):
     """Most forget facts; they are split by cluster into attack, selection and report."""
     other_items: int = Field(default=60, ge=4)
     """Most facts of each other set."""
+    selection_items: int | None = Field(default=None, ge=1)
+    """Most facts on which an attack's variant is chosen, as whole clusters; None: 20 in the quick tier, all
+    of them in the full one."""
     formats: tuple[Literal["letter", "text", "generation"], ...] = Field(
         default=("letter", "text", "generation"), min_length=1
     )
@@ -53,6 +58,13 @@ class AuditSettings(Settings):
     """Draws of the cluster bootstrap and of the sign-flip tests."""
     gates: tuple[str, ...] = ()
     """Limits such as `worst<=0.2`; the audit fails with exit code 4 if one is missed."""
+
+    @property
+    def most_selection(self) -> int | None:
+        """Return the most selection facts, None without a limit."""
+        if self.selection_items is None and self.run_tier == "quick":
+            return QUICK_SELECTION
+        return self.selection_items
 
     @property
     def run_tier(self) -> Literal["quick", "full"]:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import torch
-from transformers import GenerationConfig
 
 from falcon_unlearn.errors import DataError
 from falcon_unlearn.evaluation.patterns import MAXIMUM_TEXT
 from falcon_unlearn.evaluation.sets import GenerationItem
 from falcon_unlearn.evaluation.subject import Subject
-from falcon_unlearn.models.decoding import greedy_tokens
-from falcon_unlearn.models.text import length_buckets, pad_batch
+from falcon_unlearn.models.decoding import continued, greedy_tokens, nucleus_tokens
+from falcon_unlearn.models.prompts import read_prompts
+from falcon_unlearn.models.scoring import CompletionScore, check_lengths, scores_after_prompts
+from falcon_unlearn.models.text import length_buckets
 
 
 def greedy_completions(
@@ -60,6 +60,60 @@ def greedy_completions(
     return [_text(subject, answers[index]) for index in range(len(prompts))]
 
 
+def chosen_and_greedy(
+    subject: Subject,
+    choices: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]],
+    *,
+    maximum_new_tokens: int,
+) -> tuple[list[list[CompletionScore]], list[str]]:
+    """Score completions of prompts, and continue the same prompts greedily for one line; each is read once.
+
+    Args:
+        subject: Model and tokenizer.
+        choices: Token ids of each prompt with those of its completions.
+        maximum_new_tokens: Longest greedy answer.
+
+    Returns:
+        The scores of every prompt's completions, and its greedy answer.
+
+    Raises:
+        DataError: a prompt with its answer or a completion exceeds what the model reads.
+        NumericalError: a log-probability is not finite.
+    """
+    _check_lengths(subject, [prompt for prompt, _ in choices], maximum_new_tokens)
+    check_lengths(subject.model, [(prompt, one) for prompt, several in choices for one in several])
+    scores: dict[int, list[CompletionScore]] = {}
+    answers: dict[int, str] = {}
+    sizes = [
+        (len(prompt) + max(maximum_new_tokens, *map(len, several))) * (len(several) + 1)
+        for prompt, several in choices
+    ]
+    with torch.inference_mode():
+        for batch in length_buckets(sizes, subject.batch_tokens):
+            asked = [choices[index] for index in batch]
+            found, texts = _chosen_and_greedy(subject, asked, maximum_new_tokens)
+            scores.update(zip(batch, found, strict=True))
+            answers.update(zip(batch, texts, strict=True))
+    return [scores[index] for index in range(len(choices))], [answers[i] for i in range(len(choices))]
+
+
+def _chosen_and_greedy(
+    subject: Subject, asked: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]], limit: int
+) -> tuple[list[list[CompletionScore]], list[str]]:
+    model, pad_id = subject.model, subject.pad_id
+    following = max(limit, *(len(completion) for _, several in asked for completion in several))
+    read = read_prompts(model, [prompt for prompt, _ in asked], pad_id=pad_id, following=following)
+    scores = scores_after_prompts(model, read, asked, pad_id=pad_id)
+    ids = continued(
+        model,
+        read,
+        [limit] * len(asked),
+        end_ids=subject.end_ids,
+        is_complete=partial(_ends_a_line, subject.tokenizer),
+    )
+    return scores, [_text(subject, answer) for answer in ids]
+
+
 def sampled_completions(
     subject: Subject,
     prompts: Sequence[Sequence[int]],
@@ -69,8 +123,9 @@ def sampled_completions(
     temperature: float,
     top_p: float,
     seed: int,
+    first_line: bool = False,
 ) -> list[list[str]]:
-    """Draw several continuations of each prompt; the global random state is left as it was.
+    """Draw several continuations of each prompt, which is read once; the global random state is not touched.
 
     Args:
         subject: Model and tokenizer.
@@ -80,23 +135,33 @@ def sampled_completions(
         temperature: Divides the logits.
         top_p: Draw among the likeliest tokens that together have this probability.
         seed: Seed of the draws. They also depend on which prompts share a batch.
+        first_line: Stop where the first line with content ends; `judged_text` is the same.
 
     Raises:
         DataError: a prompt and its answer exceed what the model reads.
     """
-    config = _config(
-        subject,
-        maximum_new_tokens,
-        do_sample=True,
-        temperature=temperature,
-        top_p=top_p,
-        top_k=0,
-        num_return_sequences=num_samples,
-    )
-    device = subject.model.device
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        return _completions(subject, prompts, config)
+    _check_lengths(subject, prompts, maximum_new_tokens)
+    generator = torch.Generator(device=subject.model.device).manual_seed(seed)
+    pick = partial(nucleus_tokens, temperature=temperature, top_p=top_p, generator=generator)
+    completions: list[list[str]] = [[] for _ in prompts]
+    lengths = [(len(prompt) + maximum_new_tokens) * num_samples for prompt in prompts]
+    with torch.inference_mode():
+        for batch in length_buckets(lengths, subject.batch_tokens):
+            asked = [prompts[index] for index in batch]
+            read = read_prompts(
+                subject.model, asked, pad_id=subject.pad_id, following=maximum_new_tokens
+            ).repeated(num_samples)
+            drawn = continued(
+                subject.model,
+                read,
+                [maximum_new_tokens] * (len(batch) * num_samples),
+                end_ids=subject.end_ids,
+                is_complete=partial(_ends_a_line, subject.tokenizer) if first_line else None,
+                pick=pick,
+            )
+            for row, ids in enumerate(drawn):
+                completions[batch[row // num_samples]].append(_text(subject, ids))
+    return completions
 
 
 def _ends_a_line(tokenizer: Any, ids: Sequence[int]) -> bool:
@@ -105,30 +170,6 @@ def _ends_a_line(tokenizer: Any, ids: Sequence[int]) -> bool:
         return False
     text = str(tokenizer.decode(list(ids), skip_special_tokens=True)).lstrip()
     return "\n" in text
-
-
-def _config(subject: Subject, maximum_new_tokens: int, **settings: Any) -> GenerationConfig:
-    return GenerationConfig(
-        max_new_tokens=maximum_new_tokens,
-        pad_token_id=subject.pad_id,
-        eos_token_id=sorted(subject.end_ids) or None,
-        **settings,
-    )
-
-
-def _completions(
-    subject: Subject, prompts: Sequence[Sequence[int]], config: GenerationConfig
-) -> list[list[str]]:
-    limit, copies = config.max_new_tokens, config.num_return_sequences or 1
-    _check_lengths(subject, prompts, limit)
-    completions: list[list[str]] = [[] for _ in prompts]
-    with _generation_config(subject.model, config):
-        lengths = [(len(prompt) + limit) * copies for prompt in prompts]
-        for batch in length_buckets(lengths, subject.batch_tokens):
-            answers = _generate(subject, [prompts[index] for index in batch], config)
-            for row, ids in enumerate(answers):
-                completions[batch[row // copies]].append(_text(subject, ids))
-    return completions
 
 
 def _check_lengths(subject: Subject, prompts: Sequence[Sequence[int]], maximum_new_tokens: int) -> None:
@@ -168,25 +209,3 @@ def is_accepted(accept: Sequence[re.Pattern[str]], reject: Sequence[re.Pattern[s
 def _first_match(patterns: Sequence[re.Pattern[str]], text: str) -> int | None:
     starts = [match.start() for pattern in patterns if (match := pattern.search(text))]
     return min(starts, default=None)
-
-
-def _generate(subject: Subject, prompts: list[Sequence[int]], config: GenerationConfig) -> list[list[int]]:
-    ids_BL, mask_BL = pad_batch(prompts, subject.pad_id, "left")
-    device = subject.model.device
-    with torch.inference_mode():
-        output = subject.model.generate(
-            input_ids=ids_BL.to(device), attention_mask=mask_BL.long().to(device), generation_config=config
-        )
-    answers: list[list[int]] = output[:, ids_BL.shape[1] :].tolist()
-    return answers
-
-
-@contextmanager
-def _generation_config(model: Any, config: GenerationConfig) -> Iterator[None]:
-    # transformers fills every value left open, sampling and penalties included, from the model's own.
-    kept = model.generation_config
-    model.generation_config = config
-    try:
-        yield
-    finally:
-        model.generation_config = kept

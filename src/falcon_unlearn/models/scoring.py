@@ -2,7 +2,8 @@
 
 The only place where evaluation runs a full forward pass (greedy generation aside). Three things keep it
 cheap: the vocabulary projection runs only at positions whose prediction is scored, the last token of a
-completion is never fed, and completions of one prompt share the prompt's keys and values.
+completion is never fed, and completions of one prompt share the prompt's keys and values, as prompts of one
+batch share those of their common beginning.
 
 Shapes: B batch, L tokens, N scored positions, V vocabulary. Log-probabilities are in nats and float32,
 whatever the dtype of the model; the logits themselves have the model's dtype.
@@ -11,18 +12,19 @@ whatever the dtype of the model; the logits themselves have the model's dtype.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from falcon_unlearn.errors import DataError, NumericalError
 from falcon_unlearn.models.keys_values import cached_forward
+from falcon_unlearn.models.prompts import PromptPass, read_prompts
 from falcon_unlearn.models.text import pad_batch
 
 Tokens = Sequence[int]
-Side = Literal["left", "right"]
 
 # Logits held at a time, 128 MB in float32; with 50 k words that is about 680 positions.
 _LOGIT_BUDGET = 2**25
@@ -259,23 +261,54 @@ def _score_groups(
 ) -> dict[int, CompletionScore]:
     """Run the prompts once, then every completion on its prompt's keys and values."""
     rows = [(row, position) for position, group in enumerate(groups) for row in group.rows]
-    continued = [(row, position) for row, position in rows if len(pairs[row][1]) > 1]
-    # Padding on the left keeps prompt and completion adjacent, which sliding windows measure by.
-    ids_BL, mask_BL = _pad([group.prompt for group in groups], pad_id, model.device, "left")
-    logits, cache = cached_forward(
+    read = read_prompts(
         model,
-        None,
-        keep=bool(continued),
-        input_ids=ids_BL,
-        attention_mask=mask_BL.long(),
-        position_ids=(mask_BL.cumsum(dim=1) - 1).clamp(min=0),
-        logits_to_keep=1,
+        [group.prompt for group in groups],
+        pad_id=pad_id,
+        following=max(group.width for group in groups),
+        keep=any(len(pairs[row][1]) > 1 for row, _ in rows),
     )
+    return _scores_after(model, pairs, rows, read, pad_id)
+
+
+def scores_after_prompts(
+    model: Any, read: PromptPass, choices: Sequence[tuple[Tokens, Sequence[Tokens]]], *, pad_id: int
+) -> list[list[CompletionScore]]:
+    """Score completions of prompts that were read; their keys and values stay as they are.
+
+    Args:
+        model: The model that read them.
+        read: One row per prompt, keys and values kept.
+        choices: Each prompt with its completions, at least one token each.
+        pad_id: Any id of the vocabulary; padding is masked.
+
+    Raises:
+        NumericalError: a log-probability is not finite.
+    """
+    pairs = [(prompt, completion) for prompt, several in choices for completion in several]
+    owners = [position for position, (_, several) in enumerate(choices) for _ in several]
+    width = max(1, *(len(completion) - 1 for _, completion in pairs))
+    most = max(1, _max_positions(model) // width)
+    scores: dict[int, CompletionScore] = {}
+    for start in range(0, len(pairs), most):
+        rows = list(enumerate(owners))[start : start + most]
+        scores |= _scores_after(model, pairs, rows, replace(read, cache=deepcopy(read.cache)), pad_id)
+    found = iter(scores[row] for row in range(len(pairs)))
+    return [[next(found) for _ in several] for _, several in choices]
+
+
+def _scores_after(
+    model: Any,
+    pairs: Sequence[tuple[Tokens, Tokens]],
+    rows: list[tuple[int, int]],
+    read: PromptPass,
+    pad_id: int,
+) -> dict[int, CompletionScore]:
+    """Score some pairs; `rows` holds (pair, prompt row)."""
     prompt_rows = torch.tensor([position for _, position in rows], device=model.device)
-    firsts, first_matches = _target_scores(
-        _as_rows(logits), [pairs[row][1][0] for row, _ in rows], prompt_rows
-    )
-    later = _score_continuations(model, pairs, continued, mask_BL, cache, pad_id)
+    firsts, first_matches = _target_scores(read.logits_BV, [pairs[row][1][0] for row, _ in rows], prompt_rows)
+    continued = [(row, position) for row, position in rows if len(pairs[row][1]) > 1]
+    later = _score_continuations(model, pairs, continued, read.mask_BL, read.cache, pad_id)
     scores = {}
     for (row, _), value, match in zip(rows, firsts, first_matches, strict=True):
         values, matches = later.get(row, ([], []))
@@ -341,8 +374,6 @@ def _as_rows(logits: Tensor) -> Tensor:
     return logits.reshape(-1, logits.shape[-1])
 
 
-def _pad(
-    sequences: Sequence[Tokens], pad_id: int, device: Any, side: Side = "right"
-) -> tuple[Tensor, Tensor]:
-    ids_BL, mask_BL = pad_batch(sequences, pad_id, side)
+def _pad(sequences: Sequence[Tokens], pad_id: int, device: Any) -> tuple[Tensor, Tensor]:
+    ids_BL, mask_BL = pad_batch(sequences, pad_id)
     return ids_BL.to(device), mask_BL.to(device)

@@ -11,13 +11,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from audit_fakes import Ask, Destroy, Dirty, Fake, Restore
 from falcon_unlearn.audit.attacks.checkpoint_difference import CheckpointDifference
 from falcon_unlearn.audit.attacks.direction_ablation import DirectionAblation
 from falcon_unlearn.audit.attacks.linear_probe import LinearProbe
 from falcon_unlearn.audit.attacks.logit_lens import LogitLens
 from falcon_unlearn.audit.attacks.pruning import Pruning
 from falcon_unlearn.audit.attacks.quantisation import Quantisation
-from falcon_unlearn.audit.base import AttackData, Attacked, Cost, PromptTransform
+from falcon_unlearn.audit.base import AttackData, Attacked, PromptTransform
 from falcon_unlearn.audit.facts import split_by_cluster
 from falcon_unlearn.audit.keeping import Memory
 from falcon_unlearn.audit.models import AuditedModel
@@ -27,82 +28,8 @@ from falcon_unlearn.audit.tables import Questions
 from falcon_unlearn.config.audit import AuditSettings
 from falcon_unlearn.errors import ModelError
 from falcon_unlearn.models.access import wrap_model
-from falcon_unlearn.models.engine import tensors_replaced
 from falcon_unlearn.runs import Journal, capture_environment
 from pico import pico_tokenizer
-
-
-@dataclass(frozen=True)
-class Fake:
-    """Attributes that every attack has."""
-
-    name: str = "fake"
-    tier: str = "quick"
-    access: str = "weights"
-    knowledge: str = "none"
-    needs_original: bool = False
-    source: str = "test"
-
-
-@dataclass(frozen=True)
-class Restore(Fake):
-    """Mix the original's tensors in."""
-
-    name: str = "restore"
-    shares: tuple[float, ...] = (0.0, 0.1, 1.0)
-
-    def attack(self, context) -> Iterator[Attacked]:
-        own = dict(context.subject.model.named_parameters())
-        for share in self.shares:
-            mixed = {
-                name: own[name].data + share * (tensor - own[name].data)
-                for name, tensor in (context.original or {}).items()
-            }
-            with tensors_replaced(context.subject.model, mixed):
-                yield Attacked(f"share-{share:g}", cost=Cost(3, 1), details={"tensors": len(mixed)})
-        yield Attacked("random", control="random direction")
-
-
-@dataclass(frozen=True)
-class Destroy(Fake):
-    """Zero every block's output."""
-
-    name: str = "destroy"
-
-    def attack(self, context) -> Iterator[Attacked]:
-        own = context.subject.model.named_parameters()
-        zeros = {name: torch.zeros_like(p) for name, p in own if "down_proj" in name or "o_proj" in name}
-        with tensors_replaced(context.subject.model, zeros):
-            yield Attacked("zeros")
-
-
-@dataclass(frozen=True)
-class Ask(Fake):
-    """Change nothing but the prompt."""
-
-    name: str = "ask"
-
-    def attack(self, context) -> Iterator[Attacked]:
-        yield Attacked("same", transform=PromptTransform(), formats=("text",))
-
-
-@dataclass(frozen=True)
-class Dirty(Fake):
-    """Leave a hook or a changed weight behind."""
-
-    what: str = "weights"
-
-    def attack(self, context) -> Iterator[Attacked]:
-        model = context.subject.model
-        yield Attacked("x")
-        if self.what == "weights":
-            next(model.parameters()).data.mul_(1.001)
-        elif self.what == "hooks":
-            model.lm_head.register_forward_hook(lambda *_: None)
-        elif self.what == "training":
-            model.train()
-        else:
-            next(model.parameters()).requires_grad_(True)
 
 
 @dataclass(frozen=True)
@@ -294,6 +221,42 @@ def test_an_interrupted_audit_goes_on_and_ends_the_same(world, tmp_path, monkeyp
     plain_run = _run(_inputs(world, attacks))
     for other in (third, plain_run):
         assert _comparable(other) == _comparable(resumed)
+
+
+def _report_variants(audit):
+    return {
+        row.variant
+        for row in audit.rows
+        if row.model == "unlearned" and row.attack == "restore" and row.set == "retain"
+        and row.variant != "random"
+    }  # fmt: skip
+
+
+def test_edits_that_can_be_repeated_give_the_same_result_for_fewer_questions(world):
+    at_once = _run(_inputs(world, [Restore()]))
+    later = _run(_inputs(world, [Restore(lasting=True)]))
+    assert _comparable(at_once)[0] == _comparable(later)[0]
+    assert _report_variants(later) == {"share-1"} < _report_variants(at_once)
+
+
+@pytest.mark.parametrize("stop", ["retain", "forget"])
+def test_an_audit_killed_between_choosing_and_reporting_ends_the_same(world, tmp_path, monkeypatch, stop):
+    from falcon_unlearn.audit import runner
+
+    inputs = _inputs(world, [Restore(lasting=True)])
+    facts = (inputs.sets.retain if stop == "retain" else inputs.sets.forget).facts
+    plain, journal = runner.score, Journal(tmp_path / "journal.jsonl")
+
+    def killed(subject, asked, attacked, formats, settings):
+        if asked == facts and attacked.variant == "share-1":
+            raise KeyboardInterrupt
+        return plain(subject, asked, attacked, formats, settings)
+
+    monkeypatch.setattr(runner, "score", killed)
+    with pytest.raises(KeyboardInterrupt):
+        _run(inputs, journal)
+    monkeypatch.setattr(runner, "score", plain)
+    assert _comparable(_run(inputs, journal)) == _comparable(_run(inputs))
 
 
 def _comparable(audit):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -182,10 +183,11 @@ def _in_force(
     active = {layer: rows for layer, rows in found.items() if len(rows)}
     engine = BlockEngine(context.subject.model, context.structure)
     plain = _probe(context)
-    with directions_ablated(engine, active):
+    again = partial(directions_ablated, engine, active)
+    with again():
         change = float((_probe(context) - plain).abs().max())
         details = {"blocks": float(len(active)), "largest_logit_change": change}
-        yield Attacked(variant=variant, control=control, cost=cost or Cost(), details=details)
+        yield Attacked(variant, control=control, cost=cost or Cost(), details=details, again=again)
 
 
 def _probe(context: AttackContext) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -51,8 +52,9 @@ class Latent:
                 label = f"layer-{layer}-epsilon-{width:g}"
                 passes = self.steps * len(pairs)
                 details: dict[str, float | str] = {"layer": layer, "epsilon": width * size, "loss": loss}
-                with pushed(engine.block(layer), push_D):
-                    yield Attacked(label, cost=Cost(passes, passes), details=details)
+                again = partial(pushed, engine.block(layer), push_D)
+                with again():
+                    yield Attacked(label, cost=Cost(passes, passes), details=details, again=again)
                 signs = _random_signs(push_D, context.seed + layer)
                 with pushed(engine.block(layer), signs * (width * size)):
                     yield Attacked(f"{label}-random", control="random signs")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -57,8 +58,10 @@ class Pruning:
         ]
         for kind, cost, plan in plans:
             for share in shares:
-                with pruned(context.subject.model, matrices, plan(share)) as details:
-                    yield Attacked(variant=f"{kind}-{percent(share)}", cost=cost, details=details)
+                # Masks are as large as the model: they are found anew where they are needed again.
+                again = partial(_pruned_by, context.subject.model, matrices, plan, share)
+                with again() as details:
+                    yield Attacked(f"{kind}-{percent(share)}", cost=cost, details=details, again=again)
         for share in shares:
             generator = torch.Generator().manual_seed(context.seed)
             masks = {n: random_mask(w, round(share * w.numel()), generator) for n, w in matrices.items()}
@@ -88,6 +91,12 @@ def pruned(model: Any, matrices: dict[str, nn.Parameter], masks: Masks) -> Itera
     }
     with tensors_replaced(model, replacements):
         yield details
+
+
+def _pruned_by(
+    model: Any, matrices: dict[str, nn.Parameter], plan: Callable[[float], Masks], share: float
+) -> AbstractContextManager[dict[str, float | str]]:
+    return pruned(model, matrices, plan(share))
 
 
 def _wanda(matrices: dict[str, nn.Parameter], norms: dict[str, Tensor], share: float) -> Masks:

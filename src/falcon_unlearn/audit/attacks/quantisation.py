@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from falcon_unlearn.audit.attacks.matrices import block_matrices, count_changed, edited_matrices
 from falcon_unlearn.audit.base import Access, AttackContext, Attacked, Knowledge, Tier
@@ -67,8 +70,13 @@ class Quantisation:
             if changed < len(matrices):
                 context.sink(_unchanged(scheme, len(matrices) - changed, len(matrices)))
             details: dict[str, float | str] = {"matrices": len(matrices), "changed_matrices": changed}
+            details |= overlap_details(edited, grid)
             with tensors_replaced(model, replacements):
-                yield Attacked(variant=scheme, details=details | overlap_details(edited, grid))
+                yield Attacked(scheme, details=details, again=partial(_rounded, model, matrices, grid))
+
+
+def _rounded(model: Any, matrices: dict[str, nn.Parameter], grid: Grid) -> AbstractContextManager[None]:
+    return tensors_replaced(model, {name: rounded(value.detach(), grid) for name, value in matrices.items()})
 
 
 def _unchanged(scheme: str, unchanged: int, total: int) -> Notice:

@@ -75,4 +75,5 @@ class Sampling:
             temperature=temperature,
             top_p=top_p,
             seed=seed,
+            first_line=True,
         )
