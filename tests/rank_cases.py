@@ -38,6 +38,11 @@ MATRIX = [
 ]
 
 
+def placed(cases: list[dict], model: str) -> list[dict]:
+    """Return `cases`; those that are read block by block read the model folder `model`."""
+    return [entry | {"streamed": model} if entry.get("streamed") else entry for entry in cases]
+
+
 def assert_same(case: dict, single: dict, several: dict) -> None:
     # The gradient of an unsquared distance is a unit vector, and that of a state which has hardly moved is
     # a unit vector of rounding errors: circuit breakers amplify what all methods have.

@@ -40,7 +40,7 @@ def joined(*, timeout: float, device: str = "auto") -> Iterator[Team]:
         device: The recipe's device; CUDA ranks take the GPU of their local rank.
 
     Raises:
-        PeerError: The ranks do not find each other in time.
+        PeerError: The ranks do not find each other in time, or lose each other while the context is open.
     """
     global _current, _board
     place = read_place()
@@ -50,8 +50,10 @@ def joined(*, timeout: float, device: str = "auto") -> Iterator[Team]:
     team = _join(place, timeout, device)
     _current, _board = team, team.board
     try:
-        yield team
-        team.meet()
+        # A split window talks to its peers inside torch, where no operation of ours explains a failure.
+        with team.peers_may_fail():
+            yield team
+            team.meet()
     finally:
         _current = _SOLO
         if team.board is not None:

@@ -8,6 +8,7 @@ import sys
 import pytest
 from torch.distributed import HashStore
 
+from falcon_unlearn.distributed import job
 from falcon_unlearn.distributed.board import NoticeBoard, is_running
 from falcon_unlearn.distributed.environment import Place, read_place
 from falcon_unlearn.distributed.team import Team, split_rows
@@ -102,3 +103,20 @@ def test_damaged_places_are_refused(changes):
     variables = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"} | changes
     with pytest.raises(UsageError, match=r"rank|RANK"):
         read_place(variables)
+
+
+@pytest.mark.parametrize(
+    ("message", "error", "told"),
+    [
+        ("[../gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]", PeerError, "lost each"),
+        ("the matrix is singular", RuntimeError, "singular"),
+    ],
+)
+def test_a_peer_lost_inside_torch_is_told_from_a_defect(monkeypatch, message, error, told):
+    place = Place(0, 2, 0, 2, 0)
+    monkeypatch.setattr(job, "read_place", lambda: place)
+    monkeypatch.setattr(job, "_join", lambda *_: Team(place))
+    with pytest.raises(error, match=told) as found, job.joined(timeout=1.0):
+        raise RuntimeError(message)
+    assert type(found.value) is error
+    assert job.current_team().size == 1

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from pico_files import save_pico
 from rank_jobs import TESTS, free_port, rank_environment
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.enable_socket]
 
 SETTINGS = {
     "selection.layer": 3,

@@ -12,11 +12,12 @@ import uuid
 import pytest
 import torch
 
-from rank_cases import CHEAP, assert_same
+from pico_files import save_pico
+from rank_cases import CHEAP, assert_same, placed
 from rank_jobs import TESTS
 from rank_worker import run_case
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.enable_socket]
 
 
 def ip(*words: str) -> None:
@@ -61,7 +62,8 @@ def machines():
 
 def test_two_machines_trace_the_trajectory_of_one_process(tmp_path, machines):
     target = tmp_path / "ranks.pt"
-    worker = [str(TESTS / "rank_worker.py"), str(target), json.dumps(CHEAP)]
+    cases = placed(CHEAP, str(save_pico(tmp_path / "model")))
+    worker = [str(TESTS / "rank_worker.py"), str(target), json.dumps(cases)]
     jobs = []
     for number, (name, device) in enumerate(machines):
         launcher = ["--nnodes=2", "--nproc-per-node=1", f"--node-rank={number}"]
@@ -85,5 +87,5 @@ def test_two_machines_trace_the_trajectory_of_one_process(tmp_path, machines):
     outputs = [job.communicate(timeout=500)[0] for job in jobs]
     assert [job.returncode for job in jobs] == [0, 0], "\n".join(outputs)
     torch.set_num_threads(1)
-    for case, several in zip(CHEAP, torch.load(target), strict=True):
+    for case, several in zip(cases, torch.load(target), strict=True):
         assert_same(case, run_case(case), several)

@@ -6,15 +6,14 @@ import pytest
 import torch
 
 from pico_files import save_pico
-from rank_cases import CHEAP, MATRIX, assert_moved, assert_same
+from rank_cases import CHEAP, MATRIX, assert_moved, assert_same, placed
 from rank_jobs import run_ranks
 from rank_worker import run_case
 
 
 def compare(folder, size: int, cases: list[dict], *, hosts: int = 1) -> None:
     torch.set_num_threads(1)
-    model = str(save_pico(folder / "model"))
-    cases = [entry | {"streamed": model} if entry.get("streamed") else entry for entry in cases]
+    cases = placed(cases, str(save_pico(folder / "model")))
     singles = [run_case(entry) for entry in cases]
     for entry, single in zip(cases, singles, strict=True):
         if entry.get("streamed"):
