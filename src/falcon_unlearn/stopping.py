@@ -69,22 +69,22 @@ def current_stop() -> StopRequest:
 def stop_signals() -> Iterator[StopRequest]:
     """Turn SIGINT and SIGTERM into a `StopRequest` while the context is open; the handlers come back after.
 
-    Outside the main thread, where Python allows no handlers, the request never comes.
+    A handler that was changed meanwhile stays. Outside the main thread, where Python allows no handlers, the
+    request never comes.
     """
     request = StopRequest()
     token = _CURRENT.set(request)
-    previous = _install(request) if threading.current_thread() is threading.main_thread() else {}
-    try:
-        yield request
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-        _CURRENT.reset(token)
 
-
-def _install(request: StopRequest) -> dict[signal.Signals, signal._HANDLER]:
     def handle(number: int, frame: FrameType | None) -> None:
         del frame
         request.receive(number)
 
-    return {number: signal.signal(number, handle) for number in SIGNALS}
+    in_main = threading.current_thread() is threading.main_thread()
+    previous = {number: signal.signal(number, handle) for number in SIGNALS} if in_main else {}
+    try:
+        yield request
+    finally:
+        for number, handler in previous.items():
+            if signal.getsignal(number) is handle:
+                signal.signal(number, handler)
+        _CURRENT.reset(token)

@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from falcon_unlearn.cli.invocation import repeat_command
-from falcon_unlearn.cli.ranks import lost_ranks, may_tell, settle_exit_code
+from falcon_unlearn.cli.ranks import last_words, lost_ranks, may_tell, settle_exit_code
 from falcon_unlearn.cli.terminal import clean
 from falcon_unlearn.errors import FalconError, PrerequisiteError
 from falcon_unlearn.stopping import Terminated, stop_signals
@@ -32,7 +32,7 @@ def run_guarded(action: Callable[[], object]) -> int:
     `FALCON_DEBUG=1` adds the traceback.
     """
     try:
-        with stop_signals():
+        with stop_signals(), last_words():
             action()
             sys.stdout.flush()
     except FalconError as error:

@@ -74,15 +74,24 @@ def may_tell() -> bool:
     return not is_silent() if board is None else board.claim_failure()
 
 
+@contextmanager
+def last_words() -> Iterator[None]:
+    """Ignore SIGTERM in a job from the first failure on.
+
+    torchrun asks all ranks to end as soon as one has; this one is about to, with words and its own exit code.
+    """
+    try:
+        yield
+    except BaseException:
+        if _board() is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise
+
+
 def settle_exit_code(code: int) -> int:
     """Return the exit code of the rank that told the failure, which is the same on all ranks."""
     board = _board()
-    if board is None:
-        return code
-    # torchrun asks all ranks to end as soon as one has; this one is about to, with a better exit code.
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    return board.settle_exit_code(code)
+    return code if board is None else board.settle_exit_code(code)
 
 
 def lost_ranks() -> str | None:

@@ -18,6 +18,7 @@ from falcon_unlearn.errors import (
     GateError,
     ModelError,
     NumericalError,
+    PeerError,
     PrerequisiteError,
     UsageError,
 )
@@ -282,3 +283,29 @@ def test_a_collapsed_model_is_shown_and_refused_with_the_code_of_a_gate(cli, cal
     assert "has collapsed" in err and "12-fold" in err
     calls.collapse = []
     assert cli(*RUN, "-q")[0] == 0
+
+
+def test_a_rank_that_fails_is_heard_although_torchrun_asks_it_to_end():
+    script = """
+import os, signal, sys
+from falcon_unlearn.cli import failures, ranks
+from falcon_unlearn.errors import PeerError
+
+class Board:
+    def claim_failure(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return True
+    def settle_exit_code(self, own):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return own
+
+def fail():
+    raise PeerError("rank 1 was lost")
+
+os.environ.update(RANK="0", WORLD_SIZE="2", LOCAL_RANK="0", LOCAL_WORLD_SIZE="2")
+ranks._board = Board
+sys.exit(failures.run_guarded(fail))
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert ended.stderr.startswith("error: rank 1 was lost"), ended
+    assert ended.returncode == PeerError.exit_code
