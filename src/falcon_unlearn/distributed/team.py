@@ -19,6 +19,7 @@ from falcon_unlearn.errors import PeerError
 ItemT = TypeVar("ItemT")
 ValueT = TypeVar("ValueT")
 ALONE = Place(rank=0, size=1, local_rank=0, local_size=1, host=0)
+_DEATH_SECONDS = 2.0
 _POLL_SECONDS = 0.05
 
 
@@ -143,6 +144,15 @@ class Team:
             dist.broadcast_object_list(holder, src=0, device=torch.device("cpu"))
         return holder[0]
 
+    def _killed_neighbours(self) -> list[int]:
+        """Return the killed ranks on this machine; such a process is there longer than its sockets."""
+        if self.board is None:
+            return []
+        deadline = time.monotonic() + _DEATH_SECONDS
+        while not (killed := self.board.killed_neighbours()) and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
+        return killed
+
     @contextmanager
     def peers_may_fail(self) -> Iterator[None]:
         """Turn what torch says when a peer is gone into a PeerError."""
@@ -151,8 +161,7 @@ class Team:
         except RuntimeError as error:
             if self.size == 1 or not _is_about_peers(error):
                 raise
-            killed = self.board.killed_neighbours() if self.board else []
-            if killed:
+            if killed := self._killed_neighbours():
                 raise PeerError(describe_lost(killed), hint=LOST_HINT) from error
             raise PeerError(
                 f"the processes of the job lost each other ({_first_line(error)})",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 
 import pytest
 from torch.distributed import HashStore
@@ -48,6 +49,20 @@ def test_a_killed_process_is_told_from_one_that_left(boards):
     boards[0].post("left/1", "yes")
     assert boards[0].killed_neighbours() == []
     child.wait()
+
+
+def test_a_peer_that_closes_its_sockets_before_it_is_gone_is_named(boards):
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    boards[0].post("process/1", f"0 {child.pid}")
+    later = threading.Timer(0.3, child.kill)
+    later.start()
+    try:
+        team = Team(boards[0].place, boards[0])
+        with pytest.raises(PeerError, match="rank 1 of the job was lost"), team.peers_may_fail():
+            raise RuntimeError("gloo: Connection closed by peer")
+    finally:
+        later.join()
+        child.wait()
 
 
 def test_a_process_on_another_machine_is_not_judged(boards):
