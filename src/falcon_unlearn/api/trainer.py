@@ -22,6 +22,7 @@ from falcon_unlearn.models.engine import tensors_replaced
 from falcon_unlearn.pipeline.evaluating import evaluate_in
 from falcon_unlearn.pipeline.running import Stages, original_weights, train_in, write_evidence, write_model
 from falcon_unlearn.pipeline.selecting import select_in
+from falcon_unlearn.pipeline.separating import separate_sets
 from falcon_unlearn.pipeline.workspace import Workspace, check_layer, fill_workspace, seeded, timed_stage
 from falcon_unlearn.results import EvaluationResult, SelectionResult, TrainingResult
 from falcon_unlearn.runs import check_output, public_name, staged_folder
@@ -73,6 +74,7 @@ class UnlearnTrainer:
         self._sets = load_sets(
             self.recipe.evaluation, seed=self.recipe.seed, read=self._memory.evaluation_rows
         )
+        self._remarks = separate_sets(self.recipe, self._sets, self._memory.load)
         if self.args.output_dir is not None:
             check_output(Path(self.args.output_dir))
         self._has_own_tokenizer = processing_class is not None
@@ -207,7 +209,12 @@ class UnlearnTrainer:
         with model_at_rest(self.model), seeded(self.recipe.seed, self.recipe.runtime.threads):
             if self._workspace is None:
                 self._workspace = fill_workspace(
-                    self._loaded, self.recipe, self._sink, self._seconds, self._memory.load
+                    self._loaded,
+                    self.recipe,
+                    self._sink,
+                    self._seconds,
+                    self._memory.load,
+                    self._remarks,
                 )
             yield self._workspace
 

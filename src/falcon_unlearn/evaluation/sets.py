@@ -68,6 +68,8 @@ class EvaluationSet:
 
     settings: EvaluationSetSettings
     items: tuple[AnyItem, ...]
+    places: tuple[str, ...]
+    """Where each item stands, for messages: `facts.jsonl, line 3`."""
 
 
 ReadRows = Callable[[EvaluationSetSettings], Iterable[Row]]
@@ -112,7 +114,7 @@ def load_set(settings: EvaluationSetSettings, *, seed: int, read: ReadRows | Non
     if settings.limit is not None and settings.limit < len(items):
         chosen = sorted(random.Random(seed).sample(range(len(items)), settings.limit))
         items = [items[index] for index in chosen]
-    return EvaluationSet(settings, tuple(items))
+    return EvaluationSet(settings, tuple(items), tuple(places[item.id] for item in items))
 
 
 def file_rows(settings: EvaluationSetSettings) -> list[Row]:

@@ -9,6 +9,7 @@ import torch
 from falcon_unlearn.checkpoints.writer import shards_of
 from falcon_unlearn.config.recipe import Recipe
 from falcon_unlearn.data.corpora import PreparedData
+from falcon_unlearn.evaluation.sets import load_sets
 from falcon_unlearn.evaluation.streamed import NO_GENERATION
 from falcon_unlearn.models.access import build_without_weights, load_tokenizer, pick_device
 from falcon_unlearn.models.architectures import coverage, find_structure
@@ -19,6 +20,7 @@ from falcon_unlearn.pipeline.costs import Shapes, Tokens, bytes_read, flops, sto
 from falcon_unlearn.pipeline.counting import assume_tokens, count_tokens, samples_itself
 from falcon_unlearn.pipeline.pace import Pace, measure_pace
 from falcon_unlearn.pipeline.placement import Placement, is_gguf, local_folder, place, window_and_tensors
+from falcon_unlearn.pipeline.separating import separate_sets
 from falcon_unlearn.pipeline.trial import NOT_STREAMED
 from falcon_unlearn.pipeline.workspace import check_layer, prepare_data
 from falcon_unlearn.results import PlanResult
@@ -29,11 +31,12 @@ READ_SPEED = 2**29
 
 
 def plan_run(recipe: Recipe) -> PlanResult:
-    """Predict a run without loading weights; data and tokenizer are read to count tokens.
+    """Predict a run without loading weights; data, evaluation sets and tokenizer are read.
 
     Raises:
         FalconError: Config, tokenizer or data cannot be used, or the settings do not fit the model.
     """
+    remarks = separate_sets(recipe, load_sets(recipe.evaluation, seed=recipe.seed))
     model = build_without_weights(recipe.model, real_buffers=True)
     structure = find_structure(model)
     check_layer(recipe, structure.num_blocks)
@@ -73,7 +76,7 @@ def plan_run(recipe: Recipe) -> PlanResult:
         seconds=_seconds(recipe, shapes, placement, work, pace),
         metrics=metrics,
         not_computed=missing,
-        warnings=warnings,
+        warnings=[*warnings, *remarks],
     )
 
 

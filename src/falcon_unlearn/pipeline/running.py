@@ -29,6 +29,7 @@ from falcon_unlearn.pipeline.auditing import audit_in, recipe_sources, write_aud
 from falcon_unlearn.pipeline.evaluating import evaluate_in
 from falcon_unlearn.pipeline.resuming import kept_on_failure, told_on_commit, weight_hashes, work_identity
 from falcon_unlearn.pipeline.selecting import no_selection, select_in
+from falcon_unlearn.pipeline.separating import separate_sets
 from falcon_unlearn.pipeline.workspace import Workspace, fill_workspace, open_workspace, seeded, timed_stage
 from falcon_unlearn.report import model_card, render_report
 from falcon_unlearn.results import EvaluationResult, RunSummary, SelectionResult
@@ -117,7 +118,7 @@ def _run(
         sets = load_sets(recipe.evaluation, seed=recipe.seed) if evaluate else []
         if evaluate and recipe.audit.tier != "off":
             recipe_sources(recipe)  # refuses before any work is done
-        workspace = open_workspace(recipe, sink, seconds)
+        workspace = open_workspace(recipe, sink, seconds, separate_sets(recipe, sets))
         identity = work_identity("run" if evaluate else "unlearn", workspace, recipe, sets)
         work = open_work(work_path(check_output(output)), identity, resume, sink)
         with kept_on_failure(work):
@@ -142,7 +143,8 @@ def run_loaded(
     seconds: dict[str, float] = {}
     with seeded(recipe.seed, recipe.runtime.threads), staged_folder(output) as staging:
         sets = load_sets(recipe.evaluation, seed=recipe.seed)
-        workspace = fill_workspace(loaded, recipe, sink, seconds)
+        remarks = separate_sets(recipe, sets)
+        workspace = fill_workspace(loaded, recipe, sink, seconds, remarks=remarks)
         return _finish(workspace, recipe, output, staging, typed_recipe, command, sink, seconds, sets)
 
 

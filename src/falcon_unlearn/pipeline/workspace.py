@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,13 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from falcon_unlearn.config.data import CorpusSettings
-from falcon_unlearn.config.model import ModelSettings
 from falcon_unlearn.config.recipe import Recipe
 from falcon_unlearn.data.corpora import PreparedData, prepare_corpora
-from falcon_unlearn.data.sources import LoadedCorpus, load_examples
+from falcon_unlearn.data.sources import load_examples
 from falcon_unlearn.distributed.job import current_team
 from falcon_unlearn.errors import UsageError
+from falcon_unlearn.evaluation.sets import load_sets
 from falcon_unlearn.events import EventSink, Notice, StageFinished, StageStarted, ignore_events
 from falcon_unlearn.models.access import (
     LoadedModel,
@@ -44,12 +43,12 @@ from falcon_unlearn.pipeline.placement import (
     weight_bytes,
     window_and_tensors,
 )
+from falcon_unlearn.pipeline.separating import LoadCorpus, separate_sets
 from falcon_unlearn.results import DataResult, FileHash
 from falcon_unlearn.runs import format_bytes, public_name, sha256_file
 from falcon_unlearn.stopping import current_stop
 
 _REMOTE_CODE = "model.trust_remote_code is on: Python code that comes with {} runs with all your rights"
-LoadCorpus = Callable[[CorpusSettings], LoadedCorpus]
 
 
 @dataclass(frozen=True)
@@ -92,8 +91,10 @@ def seeded(seed: int, threads: int | None) -> Iterator[None]:
         torch.set_num_threads(num_threads)
 
 
-def open_workspace(recipe: Recipe, sink: EventSink, seconds: dict[str, float]) -> Workspace:
-    """Load model and data.
+def open_workspace(
+    recipe: Recipe, sink: EventSink, seconds: dict[str, float], remarks: Sequence[str] = ()
+) -> Workspace:
+    """Load model and data; `remarks` become warnings of the data.
 
     Raises:
         FalconError: The model or the data cannot be used.
@@ -108,7 +109,7 @@ def open_workspace(recipe: Recipe, sink: EventSink, seconds: dict[str, float]) -
             sink(Notice(message=f"{placement.reason}; {need} of memory are expected"))
         streamed = placement is not None and placement.streamed
         loaded = (load_streamed if streamed else load_model)(recipe.model, device)
-    workspace = fill_workspace(loaded, recipe, sink, seconds)
+    workspace = fill_workspace(loaded, recipe, sink, seconds, remarks=remarks)
     recompute = placement is not None and placement.recompute
     engine = build_engine(loaded, device, recompute=recompute)
     return replace(workspace, engine=engine)
@@ -142,6 +143,7 @@ def fill_workspace(
     sink: EventSink,
     seconds: dict[str, float],
     load: LoadCorpus = load_examples,
+    remarks: Sequence[str] = (),
 ) -> Workspace:
     """Prepare the data for a model that is loaded already; a fixed layer is checked first.
 
@@ -151,6 +153,7 @@ def fill_workspace(
         sink: Receives progress.
         seconds: Receives the wall time of the stage.
         load: Reads one set; replace it where the data are in memory.
+        remarks: Further warnings of the data.
 
     Raises:
         UsageError: The fixed layer lies outside the model.
@@ -160,8 +163,9 @@ def fill_workspace(
     with timed_stage("data", "reading forget and retain text", sink, seconds):
         data = current_team().from_leader(lambda: prepare_data(recipe, loaded.tokenizer, loaded.model, load))
         _refuse_unknown_tokens(data, loaded)
-        files = {"evaluation_files": _evaluation_files(recipe)}
-        data = replace(data, result=data.result.model_copy(update=files))
+        warnings = [*data.result.warnings, *remarks]
+        further = {"evaluation_files": _evaluation_files(recipe), "warnings": warnings}
+        data = replace(data, result=data.result.model_copy(update=further))
     for warning in data.result.warnings:
         sink(Notice(message=warning, level="warning"))
     return Workspace(loaded, build_engine(loaded), data)
@@ -215,28 +219,31 @@ def prepare_data(
 
 
 def validate_data(recipe: Recipe, *, sink: EventSink = ignore_events) -> DataResult:
-    """Load tokenizer and data, and count; loads no weights.
+    """Load tokenizer, data and evaluation sets, and count; loads no weights.
 
     Raises:
-        FalconError: The tokenizer or the data cannot be used.
+        FalconError: The tokenizer or the data cannot be used, or a kept evaluation set overlaps forget text.
     """
-    seconds: dict[str, float] = {}
-    settings: ModelSettings = recipe.model
-    with timed_stage("data", "reading forget and retain text", sink, seconds):
-        tokenizer = load_tokenizer(settings)
-        sampled = [corpus for corpus in recipe.data.retain if corpus.path == "self"]
-        if sampled:
-            kept = tuple(corpus for corpus in recipe.data.retain if corpus.path != "self")
-            sink(
-                Notice(
-                    message="retain text `self` is sampled from the model when the run starts; "
-                    "not counted here"
-                )
+    with timed_stage("data", "reading forget and retain text", sink, {}):
+        remarks = separate_sets(recipe, load_sets(recipe.evaluation, seed=recipe.seed))
+        result = _count_data(recipe, load_tokenizer(recipe.model), sink)
+        return result.model_copy(update={"warnings": [*result.warnings, *remarks]})
+
+
+def _count_data(recipe: Recipe, tokenizer: Any, sink: EventSink) -> DataResult:
+    """Count all sets but sampled ones, which do not exist yet."""
+    sampled = [corpus for corpus in recipe.data.retain if corpus.path == "self"]
+    if sampled:
+        kept = tuple(corpus for corpus in recipe.data.retain if corpus.path != "self")
+        sink(
+            Notice(
+                message="retain text `self` is sampled from the model when the run starts; not counted here"
             )
-            if not kept:
-                return _count_forget_only(recipe, tokenizer)
-            recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"retain": kept})})
-        return prepare_data(recipe, tokenizer, None).result
+        )
+        if not kept:
+            return _count_forget_only(recipe, tokenizer)
+        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"retain": kept})})
+    return prepare_data(recipe, tokenizer, None).result
 
 
 def _count_forget_only(recipe: Recipe, tokenizer: Any) -> DataResult:

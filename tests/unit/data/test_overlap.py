@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from falcon_unlearn.data.overlap import (
     OverlapIndex,
+    bare_words,
     duplicate_positions,
+    find_passages,
     ngram_hashes,
     overlapping_positions,
     same_texts,
@@ -73,3 +76,48 @@ def test_ten_thousand_texts_take_seconds_at_most():
     start = time.perf_counter()
     overlapping_positions(texts[2500:], texts[:2500])
     assert time.perf_counter() - start < 5
+
+
+@given(st.lists(words, max_size=6), st.lists(words, max_size=5), st.integers(1, 5))
+def test_passages_are_found_where_a_plain_search_finds_them(passages, texts, fewest):
+    expected = {}
+    for number, passage in enumerate(passages):
+        whole = len(passage.split()) < fewest
+        hits = [text == passage if whole else f" {passage} " in f" {text} " for text in texts]
+        if any(hits):
+            expected[number] = hits.index(True)
+    assert find_passages(passages, texts, fewest_words=fewest) == expected
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("caf\u00e9", "CAFE\u0301"),
+        ("Stra\u00dfe", "STRASSE"),
+        ("\uff21\uff22\uff23", "abc"),
+        ("for\u00adget\u200b me", "Forget  me!"),
+        ("\u201cWell\u201d \u2014 he said\u2026", "well, he said..."),
+        ("\ufb01nd", "find"),
+    ],
+)
+def test_ways_to_write_one_word_are_one(first, second):
+    assert bare_words(first) == bare_words(second)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [("5 + 3", "5 * 3"), ("\u0915\u093f", "\u0915\u093e"), ("C++", "C"), ("a b", "ab")]
+)
+def test_other_words_stay_other_words(first, second):
+    assert bare_words(first) != bare_words(second)
+
+
+def test_passages_stand_at_word_boundaries_also_without_spaces():
+    assert find_passages(["cat sat on the"], ["the cat sat on them"], fewest_words=3) == {}
+    capital = "\u5317\u4eac\u662f\u4e2d\u56fd\u7684\u9996\u90fd"
+    assert find_passages([capital], [f"\u4f17\u6240\u5468\u77e5\uff0c{capital}\u3002"], fewest_words=4) == {
+        0: 0
+    }
+
+
+def test_nothing_but_punctuation_is_no_passage():
+    assert find_passages(["...", ""], ["...", "", "a b c d e"], fewest_words=4) == {}
