@@ -30,13 +30,13 @@ def scaled_down(model: str, folder: Path, seed: int = 0, audit: str = "off") -> 
     """Return the demo's recipe with fewer texts, items and steps, and one attack."""
     tree = demo_recipe(model, folder, seed, audit).model_dump(mode="json", exclude_unset=True)
     for corpus in (*tree["data"]["forget"], *tree["data"]["retain"]):
-        corpus["limit"] = 24
+        corpus["limit"] = 16
     for entry in tree["evaluation"]["sets"]:
-        entry["limit"] = 5
+        entry["limit"] = 3
     trial = {"tried": 2, "updates": 2, "texts": 8, "measured": 4}
-    tree["selection"] = {"samples": 12, "resamples": 10, "trial": trial}
+    tree["selection"] = {"samples": 8, "resamples": 10, "trial": trial}
     tree["train"] = {**tree["train"], "steps": STEPS}
-    tree["audit"] |= {"attacks": ["few-shot-retain"], "items": 12, "other_items": 6, "resamples": 200}
+    tree["audit"] |= {"attacks": ["few-shot-retain"], "items": 8, "other_items": 4, "resamples": 200}
     tree["evaluation"] |= {"maximum_divergence_tokens": 100, "resamples": 100}
     return Recipe.model_validate(tree)
 

@@ -51,9 +51,13 @@ def recipe(**changes) -> Recipe:
     return Recipe.model_validate(base)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("padded", [False, True], ids=["equal", "padded"])
-@pytest.mark.parametrize("num_domains", [1, 2])
+# Every family with and without padding, with one domain and with two; padding and domains do not meet the
+# family's own code together, so one family shows all four pairs.
+CASES = [(family, padded, 1 + padded) for family in FAMILIES for padded in (False, True)]
+CASES += [(FAMILIES[0], padded, 2 - padded) for padded in (False, True)]
+
+
+@pytest.mark.parametrize(("family", "padded", "num_domains"), CASES)
 def test_same_trajectory(family, padded, num_domains, tmp_path):
     model = pico_model(family).eval().requires_grad_(False)
     data = prepared(num_domains, (11, 16) if padded else (12, 12))

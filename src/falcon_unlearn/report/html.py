@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,9 @@ def render_view(view: ReportView) -> str:
     return environment().get_template("report.html.jinja").render(view=view)
 
 
+@cache
 def environment() -> Environment:
-    """Build the template environment: escaping on, undefined names are errors."""
+    """Return the template environment with what it compiled: escaping on, undefined names are errors."""
     templates = Environment(
         loader=PackageLoader("falcon_unlearn.report"),
         autoescape=True,

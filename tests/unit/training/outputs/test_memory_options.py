@@ -17,7 +17,7 @@ from pico import FAMILIES, pico_tokenizer
 from tiny_runs import LAYER, parameters_of, tiny_corpus, tiny_engine, tiny_recipe
 
 OUTPUT_METHODS = [name for name, method in METHODS.items() if method.acts_on == "outputs"]
-NUM_STEPS = 4
+NUM_STEPS = 3
 
 
 def run(folder, method, *, family="llama", parameters="all", retain_loss="nll", **train):
